@@ -1,0 +1,46 @@
+"""Django storage backends for SFTP and WebDAV servers."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .exceptions import (
+    AuthenticationError,
+    ConnectError,
+    ConnectionLost,
+    FileChanged,
+    HostKeyError,
+    NetStorageError,
+    PoolClosed,
+    PoolTimeout,
+    ProtocolError,
+)
+
+if TYPE_CHECKING:
+    from .sftp import SFTPStorage as SFTPStorage
+    from .webdav import WebDAVStorage as WebDAVStorage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuthenticationError",
+    "ConnectError",
+    "ConnectionLost",
+    "FileChanged",
+    "HostKeyError",
+    "NetStorageError",
+    "PoolClosed",
+    "PoolTimeout",
+    "ProtocolError",
+    "SFTPStorage",
+    "WebDAVStorage",
+    "__version__",
+]
+
+# Imported on first use: whoever installed one extra needs no other.
+_STORAGES = {"SFTPStorage": ".sftp", "WebDAVStorage": ".webdav"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _STORAGES:
+        return getattr(import_module(_STORAGES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,130 @@
+"""System checks: what is wrong with the configuration, found out without touching the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.apps import AppConfig, apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
+from django.core.files.storage import default_storage, storages
+from django.db.models import FileField
+from django.utils.module_loading import import_string
+
+from .pool import PoolLimits
+from .session import Endpoint
+from .storage import NetworkStorage
+
+
+def check_storages(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check every network storage of STORAGES and of the models' fields."""
+    messages: list[CheckMessage] = []
+    limits: dict[Endpoint, tuple[str, PoolLimits]] = {}
+    for where, parameters in settings.STORAGES.items():
+        try:
+            if not _is_network_storage(parameters.get("BACKEND")):
+                continue
+            storage = storages.create_storage(parameters)
+        except ImproperlyConfigured as error:
+            messages.append(_unusable(f"STORAGES[{where!r}]", error, "E001"))
+            continue
+        messages += _check_storage(f"STORAGES[{where!r}]", storage, limits)
+    for field in _fields():
+        messages += _check_storage(str(field), field.storage, limits)
+    return messages
+
+
+def check_fields(
+    app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Find fields whose storage was given a secret, which their migration will not hold."""
+    messages: list[CheckMessage] = []
+    for field in _fields():
+        storage = field.storage
+        given = sorted(storage.secrets & storage._given.keys())
+        if given and not hasattr(field, "_storage_callable"):
+            messages.append(
+                Warning(
+                    f"The storage of {field} was given {', '.join(map(repr, given))}, which its "
+                    "migration leaves out.",
+                    hint="Make it an alias of STORAGES and pass a callable: "
+                    "FileField(storage=lambda_or_function_that_returns(storages['alias'])); or "
+                    f"put the secret into {storage.settings_name}.",
+                    obj=field,
+                    id="netstorage.W005",
+                )
+            )
+    return messages
+
+
+def _is_network_storage(backend: str | None) -> bool:
+    try:
+        return issubclass(import_string(backend or ""), NetworkStorage)
+    except (ImportError, TypeError):
+        # Django tells this better when the storage is used.
+        return False
+
+
+def _fields() -> Iterator[FileField]:
+    seen: list[NetworkStorage] = []
+    for model in apps.get_models(include_auto_created=True):
+        for field in model._meta.get_fields():
+            storage = getattr(field, "storage", default_storage)
+            if not isinstance(field, FileField) or storage is default_storage:
+                continue
+            if isinstance(storage, NetworkStorage) and storage not in seen:
+                seen.append(storage)
+                yield field
+
+
+def _check_storage(
+    where: str, storage: Any, limits: dict[Endpoint, tuple[str, PoolLimits]]
+) -> Iterator[CheckMessage]:
+    try:
+        options = storage.options
+        endpoint, wanted = storage._endpoint(), storage._limits()
+    except ImproperlyConfigured as error:
+        yield _unusable(where, error, "E002")
+        return
+    if "host_key" in options and not (options["host_key"] or options["known_hosts"]):
+        yield Error(
+            f"{where} has no source of host keys, so no server will be trusted.",
+            hint="Set the option 'known_hosts' to the path of a known_hosts file, or 'host_key' to "
+            "the server's public key (ssh-keyscan shows it; compare it on the server).",
+            id="netstorage.E003",
+        )
+    if "url" in options and _exposes_credentials(options):
+        yield Warning(
+            f"{where} sends credentials over plain http to another host.",
+            hint="Use an https URL in the option 'url'.",
+            id="netstorage.W004",
+        )
+    first, theirs = limits.setdefault(endpoint, (where, wanted))
+    if theirs != wanted:
+        yield Error(
+            f"{where} and {first} share {endpoint} and so its pool, but differ in the option "
+            "'pool'.",
+            hint="Give both the same limits.",
+            id="netstorage.E006",
+        )
+
+
+def _exposes_credentials(options: Any) -> bool:
+    url = urlsplit(options["url"])
+    host = url.hostname or ""
+    stays_here = host in {"localhost", "::1"} or host.startswith("127.")
+    has_secret = options["username"] or options["token"] or options["headers"]
+    return url.scheme == "http" and bool(has_secret) and not stays_here
+
+
+def _unusable(where: str, error: ImproperlyConfigured, number: str) -> Error:
+    return Error(
+        f"{where} cannot be used: {error}",
+        hint="The settings reference lists every option of the storage.",
+        id=f"netstorage.{number}",
+    )

@@ -1,0 +1,137 @@
+"""What a storage may ask of a server: the verbs that every protocol speaks.
+
+A session is one authenticated connection. Paths are ``str`` with ``/`` between segments, as the
+storage has checked and joined them; bytes that are not UTF-8 travel as surrogate escapes.
+
+Each verb either does what it says, or raises and has done nothing visible under a final name:
+
+- the server's verdict on a file: FileNotFoundError, FileExistsError, PermissionError,
+  IsADirectoryError, NotADirectoryError, or another OSError with ``errno``. The session stays good;
+- TimeoutError, ConnectionLost or ProtocolError: the session is of no further use.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, ClassVar, Protocol
+
+Sink = Callable[[int, memoryview], Any]
+"""Takes a piece of a file: its offset in bytes and its content, valid during the call only."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What a server tells of a file or directory; None where it does not tell.
+
+    Attributes:
+        is_dir: Whether it is a directory (a collection).
+        size: Length in bytes.
+        mtime: Last modification, in seconds since the epoch.
+        atime: Last access, in seconds since the epoch.
+        created: Creation, in seconds since the epoch.
+        etag: HTTP's entity tag, without quotes and weakness mark.
+    """
+
+    is_dir: bool = False
+    size: int | None = None
+    mtime: float | None = None
+    atime: float | None = None
+    created: float | None = None
+    etag: str | None = None
+
+    def same_version(self, other: Stat) -> bool:
+        """Tell whether both describe the same content, as far as the server lets one see."""
+        seen = ((self.size, other.size), (self.mtime, other.mtime), (self.etag, other.etag))
+        return all(a == b for a, b in seen if a is not None and b is not None)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name in a directory; a symbolic link is told as what it leads to."""
+
+    name: str
+    is_dir: bool
+
+
+class Session(ABC):
+    """One authenticated connection to a server."""
+
+    concurrency: ClassVar[int] = 1
+    """How many borrowers may use the session at the same time."""
+
+    @abstractmethod
+    def is_alive(self) -> bool:
+        """Tell, without touching the network, whether the session can serve another operation."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Ask the server for a sign of life, within a short deadline; raise if there is none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the session. Never raises, never waits for the server."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Drop the session in a forked child: nothing is written to the parent's connection."""
+
+    @abstractmethod
+    def stat(self, path: str, *, follow: bool = True) -> Stat:
+        """Describe ``path``; with ``follow=False`` a symbolic link itself, where there are such."""
+
+    @abstractmethod
+    def listdir(self, path: str) -> Iterable[Entry]:
+        """Name what lies in directory ``path``, without ``.`` and ``..``."""
+
+    @abstractmethod
+    def read(self, path: str, start: int, stop: int | None, sink: Sink) -> Stat:
+        """Give bytes ``start`` to ``stop`` (None: to the end) of a file to ``sink``.
+
+        A server that ignores ranges may make it more than was asked for. Returns what the file was
+        while it was read.
+        """
+
+    @abstractmethod
+    def write(self, path: str, source: BinaryIO, size: int, mode: int | None) -> None:
+        """Create ``path`` with ``size`` bytes from the beginning of ``source``, and verify it.
+
+        Args:
+            path: A name that nobody else uses; an existing file is refused where the server can.
+            source: A local file, read with ``seek`` and ``readinto``.
+            size: How many bytes it holds.
+            mode: Permission bits, or None for the server's default.
+
+        Raises:
+            FileNotFoundError: The directory is missing. (Any failure may leave a part of the file.)
+        """
+
+    @abstractmethod
+    def rename(self, source: str, target: str) -> None:
+        """Give the file ``source`` the name ``target``, or raise FileExistsError."""
+
+    @abstractmethod
+    def replace(self, source: str, target: str) -> None:
+        """Give the file ``source`` the name ``target``, replacing a file atomically."""
+
+    @abstractmethod
+    def makedirs(self, path: str, mode: int | None) -> None:
+        """Create directory ``path`` and its missing parents, each with ``mode``.
+
+        Others may be creating them at the same time.
+        """
+
+    @abstractmethod
+    def remove(self, path: str) -> None:
+        """Remove the file, the symbolic link or the empty directory ``path``."""
+
+
+class Endpoint(Protocol):
+    """Where and as whom to connect: hashable, equal for equal connections, secrets out of repr."""
+
+    def connect(self) -> Session:
+        """Open a session, or raise ConnectError."""
+
+    def __str__(self) -> str:
+        """Name the server in messages, without secrets."""

@@ -1,0 +1,372 @@
+"""Opening a session: TCP, SSH, the host key, the login, the SFTP subsystem."""
+
+from __future__ import annotations
+
+import getpass
+import io
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from paramiko.ssh_exception import (
+    AuthenticationException,
+    BadAuthenticationType,
+    IncompatiblePeer,
+    PasswordRequiredException,
+    SSHException,
+)
+
+from ..exceptions import AuthenticationError, ConnectError, NetStorageError
+from .hostkeys import TrustedKeys
+from .session import SFTPSession
+from .wire import StatusError, Wire
+
+Secret = str | Callable[[], str] | None
+
+# What a connection is protected with unless the option legacy_algorithms adds to it. AES-GCM comes
+# first: one pass over a packet instead of two.
+CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "aes128-ctr",
+    "aes192-ctr",
+    "aes256-ctr",
+)
+MACS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
+
+
+def legacy_algorithms() -> list[str]:
+    """Return the algorithms that are off by default but can be switched on."""
+    offered = paramiko.Transport
+    return [
+        name
+        for name in (*offered._preferred_ciphers, *offered._preferred_macs)
+        if name not in CIPHERS + MACS
+    ]
+
+
+@dataclass(frozen=True)
+class SFTPEndpoint:
+    """Where and as whom to connect; the attributes are the options of SFTPStorage."""
+
+    host: str
+    port: int = 22
+    username: str | None = None
+    password: Secret = field(default=None, repr=False)
+    key_filename: str | None = None
+    private_key: Secret = field(default=None, repr=False)
+    passphrase: Secret = field(default=None, repr=False)
+    known_hosts: str | None = None
+    host_key: tuple[str, ...] = ()
+    legacy_algorithms: tuple[str, ...] = ()
+    timeout: float = 30.0
+    connect_timeout: float = 10.0
+
+    def __str__(self) -> str:
+        """Name the server."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"sftp://{host}:{self.port}"
+
+    def connect(self) -> SFTPSession:
+        """Open a session within ``connect_timeout`` seconds.
+
+        Raises:
+            HostKeyError: The server is not the one that is trusted; nothing was sent to it.
+            AuthenticationError: It refused the login.
+            ConnectError: Anything else went wrong on the way.
+        """
+        trusted = TrustedKeys()
+        if self.host_key:
+            trusted.add_pins(self.host_key)
+        if self.known_hosts:
+            trusted.add_known_hosts(self.known_hosts, self.host, self.port)
+        deadline = _Deadline(self)
+        sock = self._dial(deadline)
+        transport = None
+        try:
+            with self._explained(sock, deadline):
+                transport = paramiko.Transport(sock)
+                self._negotiate(transport, trusted, deadline)
+                self._log_in(transport, deadline)
+                return self._start_sftp(transport, deadline)
+        except BaseException:
+            if transport is not None:
+                transport.close()
+            sock.close()
+            raise
+
+    def _dial(self, deadline: _Deadline) -> _Socket:
+        """Connect to the first address that answers, IPv6 or IPv4; they share the time."""
+        try:
+            addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConnectError(
+                f"the name {self.host!r} cannot be resolved: {error.strerror or error}. "
+                "Check the option host."
+            ) from error
+        failure: OSError | None = None
+        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+            sock = _Socket(family, kind, protocol)
+            try:
+                sock.silence = self.timeout
+                sock.settimeout(deadline.left() / (len(addresses) - tried))
+                sock.connect(address)
+                # paramiko does not: each small exchange would wait 40 ms for a delayed ACK.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            except OSError as error:
+                sock.close()
+                failure = error
+            else:
+                return sock
+        if isinstance(failure, TimeoutError):
+            raise deadline.exceeded("it did not accept a connection") from failure
+        if isinstance(failure, ConnectionRefusedError):
+            raise ConnectError(
+                f"{self} refuses connections: is the SSH server running, is the option port right?"
+            ) from failure
+        raise ConnectError(f"{self} cannot be reached: {failure}") from failure
+
+    def _negotiate(
+        self, transport: paramiko.Transport, trusted: TrustedKeys, deadline: _Deadline
+    ) -> None:
+        options = transport.get_security_options()
+        added = self.legacy_algorithms
+        options.ciphers = CIPHERS + tuple(n for n in transport.preferred_ciphers if n in added)
+        options.digests = MACS + tuple(n for n in transport.preferred_macs if n in added)
+        # The server shows the first key of this order that it has: begin with those we know.
+        known = [name for name in trusted.key_types if name in options.key_types]
+        options.key_types = (*known, *(n for n in options.key_types if n not in known))
+        transport.banner_timeout = transport.handshake_timeout = deadline.left()
+        transport.start_client(timeout=deadline.left())
+        try:
+            key = transport.get_remote_server_key()
+        except SSHException:
+            # start_client() returns without a word when its time is up.
+            raise deadline.exceeded("it did not finish the key exchange") from None
+        trusted.verify(key, str(self))
+
+    def _log_in(self, transport: paramiko.Transport, deadline: _Deadline) -> None:
+        username = self.username or getpass.getuser()
+        methods: list[tuple[str, Callable[[], list[str]]]] = [
+            ("publickey", partial(transport.auth_publickey, username, key)) for key in self._keys()
+        ]
+        password = reveal(self.password)
+        if password is not None:
+            methods.append(("password", partial(transport.auth_password, username, password)))
+        if not methods:
+            raise AuthenticationError(
+                f"there is nothing to log in to {self} with: set the option password, "
+                "key_filename or private_key, or run an SSH agent that holds a key"
+            )
+        refused: list[str] = []
+        allowed: list[str] = []
+        for name, method in methods:
+            transport.auth_timeout = deadline.left()
+            try:
+                # A server that wants a second factor lists what may follow.
+                if not method():
+                    return
+            except BadAuthenticationType as error:
+                allowed = error.allowed_types
+                refused.append(name)
+            except AuthenticationException as error:
+                if "timeout" in str(error).lower():
+                    raise deadline.exceeded("it did not answer the login") from error
+                refused.append(name)
+            except SSHException as error:
+                # OpenSSH ends the connection after too many attempts.
+                raise AuthenticationError(
+                    f"{self} ended the connection at the login of {username!r}: {error}"
+                ) from error
+        hint = f"; it allows {', '.join(allowed)}" if allowed else ""
+        raise AuthenticationError(
+            f"{self} refused the login of {username!r} by {', '.join(refused) or 'one factor'}"
+            f"{hint}. Check the options username, password and key_filename."
+        )
+
+    def _keys(self) -> list[paramiko.PKey]:
+        private_key = reveal(self.private_key)
+        if private_key is not None:
+            return [self._parse_key(private_key, "private_key")]
+        if self.key_filename is not None:
+            try:
+                text = Path(self.key_filename).expanduser().read_text("ascii")
+            except (OSError, ValueError) as error:
+                raise AuthenticationError(
+                    f"the option key_filename names {self.key_filename}, which cannot be read: "
+                    f"{getattr(error, 'strerror', None) or 'it is no text'}"
+                ) from error
+            return [self._parse_key(text, "key_filename")]
+        if self.password is None:
+            agent = paramiko.Agent()
+            return list(agent.get_keys())
+        return []
+
+    def _parse_key(self, text: str, option: str) -> paramiko.PKey:
+        passphrase = reveal(self.passphrase)
+        for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+            try:
+                return kind.from_private_key(io.StringIO(text), passphrase)
+            except PasswordRequiredException:
+                raise AuthenticationError(
+                    f"the key of the option {option} is encrypted: set the option passphrase"
+                ) from None
+            except (SSHException, ValueError, TypeError, IndexError, struct.error):
+                # Not of this kind; the libraries' words may quote the key.
+                continue
+        raise AuthenticationError(
+            f"the option {option} holds no key that can be used: it must be a private key of type "
+            "Ed25519, ECDSA or RSA in OpenSSH or PEM form, and the passphrase the right one"
+        ) from None
+
+    def _start_sftp(self, transport: paramiko.Transport, deadline: _Deadline) -> SFTPSession:
+        channel = transport.open_session(timeout=deadline.left())
+        channel.settimeout(deadline.left())
+        try:
+            channel.invoke_subsystem("sftp")
+        except SSHException as error:
+            raise ConnectError(
+                f"{self} does not offer SFTP to this user: it refused the subsystem"
+            ) from error
+        wire = Wire(channel, self.timeout, str(self))
+        wire.set_timeout(deadline.left())
+        try:
+            wire.start()
+        except StatusError as error:
+            raise ConnectError(f"{self} does not speak SFTP: {error.message}") from error
+        except TimeoutError as error:
+            raise deadline.exceeded("it did not start SFTP") from error
+        wire.set_timeout()
+        return SFTPSession(transport, wire)
+
+    @contextmanager
+    def _explained(self, sock: _Socket, deadline: _Deadline) -> Iterator[None]:
+        """Tell what goes wrong on the way in our words."""
+        try:
+            yield
+        except ConnectError:
+            raise
+        except NetStorageError as error:
+            raise ConnectError(str(error)) from error
+        except IncompatiblePeer as error:
+            raise ConnectError(_incompatible(str(self), sock.first_bytes, str(error))) from error
+        except TimeoutError as error:
+            raise deadline.exceeded("it fell silent") from error
+        except (SSHException, EOFError, OSError) as error:
+            if b"SSH-" not in bytes(sock.first_bytes):
+                if deadline.left() <= MOMENT:
+                    raise deadline.exceeded("it sent no SSH banner") from error
+                raise ConnectError(
+                    f"{self} does not answer as an SSH server: check the options host and port"
+                ) from error
+            if deadline.left() <= MOMENT:
+                raise deadline.exceeded("it fell silent") from error
+            raise ConnectError(
+                f"{self} ended the connection: {error or 'without a word'}"
+            ) from error
+
+
+MOMENT = 0.001
+"""Seconds that stand for no time left: some of paramiko's time-outs take 0 for none."""
+
+
+class _Deadline:
+    """The end of ``connect_timeout``."""
+
+    def __init__(self, endpoint: SFTPEndpoint) -> None:
+        self._endpoint = endpoint
+        self._end = time.monotonic() + endpoint.connect_timeout
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return max(MOMENT, self._end - time.monotonic())
+
+    def exceeded(self, what: str) -> ConnectError:
+        """Make the error that says what had not happened by then."""
+        seconds = self._endpoint.connect_timeout
+        return ConnectError(
+            f"{self._endpoint} did not answer in time: {what} within {seconds:g} s "
+            "(connect_timeout)"
+        )
+
+
+class _Socket(socket.socket):
+    """A socket whose sends end: paramiko repeats one for ever while the peer takes nothing.
+
+    Attributes:
+        silence: Seconds without progress after which a send fails.
+        first_bytes: The beginning of what the server said, up to its list of algorithms.
+    """
+
+    silence = 30.0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._stalled_since: float | None = None
+        self.first_bytes = bytearray()
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            sent = super().send(data, flags)
+        except TimeoutError:
+            now = time.monotonic()
+            self._stalled_since = self._stalled_since or now
+            if now - self._stalled_since >= self.silence:
+                raise BrokenPipeError("the server stopped taking data") from None
+            raise
+        self._stalled_since = None
+        return sent
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        data = super().recv(bufsize, flags)
+        if len(self.first_bytes) < 8192:
+            self.first_bytes += data
+        return data
+
+
+def _incompatible(server: str, first_bytes: bytes, error: str) -> str:
+    """Say which algorithms a server insists on (KEXINIT, RFC 4253 section 7.1)."""
+    kinds = {"kex": 0, "host key": 1, "cipher": 2, "mac": 4, "digest": 4}
+    which = next((kind for kind in kinds if kind in error), None)
+    message = f"{server} and this client have no algorithm in common: {error}."
+    if which is None or not (lists := _offered(first_bytes)):
+        return message
+    names = lists[kinds[which]]
+    message += f" The server offers {', '.join(names)}."
+    usable = [name for name in names if name in legacy_algorithms()]
+    if usable:
+        return message + f' If it cannot be updated, set legacy_algorithms=["{usable[0]}"].'
+    return message + " None of them is supported any more: update the server."
+
+
+def _offered(first_bytes: bytes) -> list[list[str]]:
+    _, _, rest = bytes(first_bytes).partition(b"SSH-")
+    _, _, packet = rest.partition(b"\n")
+    try:
+        at = 4 + 1 + 1 + 16  # length, padding, message number, cookie
+        lists = []
+        for _ in range(6):
+            (length,) = struct.unpack_from(">I", packet, at)
+            lists.append(packet[at + 4 : at + 4 + length].decode("ascii").split(","))
+            at += 4 + length
+    except (struct.error, UnicodeDecodeError):
+        return []
+    return lists
+
+
+def reveal(secret: Secret) -> str | None:
+    """Return a secret, asking its callable if it is one."""
+    return secret() if callable(secret) else secret

@@ -1,0 +1,510 @@
+"""Django's Storage API, told once in the verbs of a session."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import logging
+import posixpath
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, BinaryIO, ClassVar, TypedDict, TypeVar
+from urllib.parse import urljoin
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
+from django.core.files.base import File
+from django.core.files.storage import Storage
+from django.core.signals import setting_changed
+from django.urls import get_script_prefix
+from django.utils.encoding import filepath_to_uri
+
+from .exceptions import ConnectionLost, NetStorageError, PoolTimeout
+from .files import RemoteFile, Spool, local_source
+from .pool import ConnectionPool, PoolLimits, get_pool
+from .session import Endpoint, Session, Sink, Stat
+
+logger = logging.getLogger("netstorage.storage")
+
+T = TypeVar("T")
+
+TEMPORARY = ".netstorage-"
+"""Uploads grow under this prefix and 32 hexadecimal digits, beside the name they will get."""
+_is_temporary = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}").fullmatch
+
+# Storage.save() does not hand its max_length to _save(), which may have to find another name.
+_max_length: ContextVar[int | None] = ContextVar("netstorage_max_length", default=None)
+
+
+class PoolOptions(TypedDict, total=False):
+    """The option ``pool``; see PoolLimits for the meanings and defaults."""
+
+    max_size: int
+    timeout: float
+    max_idle: float
+    max_lifetime: float
+
+
+class CommonOptions(TypedDict, total=False):
+    """The options that every network storage takes.
+
+    Attributes:
+        location: Root of the storage on the server.
+        base_url: What ``url()`` puts before names; default: MEDIA_URL.
+        allow_overwrite: Whether ``save()`` replaces a file of the same name.
+        max_memory_size: Bytes of a file kept in memory before a temporary file is used; default:
+            FILE_UPLOAD_MAX_MEMORY_SIZE.
+        timeout: Seconds of silence after which a server is given up.
+        connect_timeout: Seconds that opening a session may take.
+        pool: Limits of the connection pool.
+        read_only: Whether everything that would change the server is refused.
+    """
+
+    location: str | PurePath
+    base_url: str | None
+    allow_overwrite: bool
+    max_memory_size: int | None
+    timeout: float
+    connect_timeout: float
+    pool: PoolOptions
+    read_only: bool
+
+
+COMMON_DEFAULTS: CommonOptions = {
+    "location": "",
+    "base_url": None,
+    "allow_overwrite": False,
+    "max_memory_size": None,
+    "timeout": 30.0,
+    "connect_timeout": 10.0,
+    "pool": {},
+    "read_only": False,
+}
+
+
+class NetworkStorage(Storage):
+    """A Django storage on a server; the protocols derive from it.
+
+    Every option may come from the setting named by ``settings_name``, too; arguments win.
+
+    Raises:
+        ImproperlyConfigured: An option is unknown; or, at the first use, missing or of no use.
+        SuspiciousFileOperation: From every method: a name leaves ``location``.
+        NetStorageError: From every method that talks to the server; see netstorage.exceptions.
+    """
+
+    settings_name: ClassVar[str]
+    """The setting that holds options for every storage of the class."""
+    defaults: ClassVar[Mapping[str, Any]]
+    """Every option of the class, with its default."""
+    required: ClassVar[str]
+    """The option that has no default."""
+    secrets: ClassVar[frozenset[str]]
+    """Options that never enter a migration, a repr, a log or a message."""
+
+    def __init__(self, **options: Any) -> None:
+        self._given = options
+        self._refuse_unknown(options, f"{type(self).__name__}()")
+        setting_changed.connect(self._forget_settings)
+
+    # Options
+
+    @classmethod
+    def _refuse_unknown(cls, options: Mapping[str, Any], where: str) -> None:
+        for name in options:
+            if name not in cls.defaults:
+                near = difflib.get_close_matches(str(name), cls.defaults, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ImproperlyConfigured(f"{where} has no option {name!r}.{hint}")
+
+    def _forget_settings(self, *, setting: str, **kwargs: object) -> None:
+        if setting == self.settings_name:
+            for cached in ("options", "pool", "location"):
+                self.__dict__.pop(cached, None)
+
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """Every option with its value: from the arguments, the setting, or the default."""
+        from_settings = getattr(settings, self.settings_name, {})
+        if not isinstance(from_settings, Mapping):
+            raise ImproperlyConfigured(f"{self.settings_name} must be a dictionary of options.")
+        self._refuse_unknown(from_settings, self.settings_name)
+        options = {**self.defaults, **from_settings, **self._given}
+        if not options[self.required]:
+            raise ImproperlyConfigured(
+                f"{type(self).__name__} needs the option {self.required!r}: put it into OPTIONS of "
+                f"the storage's entry in STORAGES, into {self.settings_name}, or pass it to "
+                f"{type(self).__name__}()."
+            )
+        for name in ("timeout", "connect_timeout"):
+            value = options[name]
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ImproperlyConfigured(
+                    f"the option {name!r} must be a positive number of seconds, not {value!r}."
+                )
+        return options
+
+    @cached_property
+    def location(self) -> str:
+        """The storage's root on the server."""
+        location = str(self.options["location"] or "")
+        return posixpath.normpath(location) if location else ""
+
+    @property
+    def base_url(self) -> str | None:
+        """What ``url()`` puts before names, or None if neither option nor setting tells."""
+        base_url: str | None = self.options["base_url"]
+        if base_url is None:
+            # Without a value of its own, MEDIA_URL is the script prefix alone.
+            media_url = settings.MEDIA_URL
+            base_url = None if media_url == get_script_prefix() else media_url
+        if base_url and not base_url.endswith("/"):
+            base_url += "/"
+        return base_url or None
+
+    @property
+    def max_memory_size(self) -> int:
+        """Bytes of a file that are kept in memory before a temporary file is used."""
+        value: int | None = self.options["max_memory_size"]
+        return settings.FILE_UPLOAD_MAX_MEMORY_SIZE if value is None else value
+
+    @property
+    def file_permissions_mode(self) -> int | None:
+        """Permission bits of new files, where the protocol knows such."""
+        return None
+
+    @property
+    def directory_permissions_mode(self) -> int | None:
+        """Permission bits of new directories, where the protocol knows such."""
+        return None
+
+    def _endpoint(self) -> Endpoint:
+        """Return where and as whom ``options`` say to connect."""
+        raise NotImplementedError
+
+    def _limits(self) -> PoolLimits:
+        """Return the pool's limits that the option ``pool`` sets."""
+        options = self.options["pool"]
+        if not isinstance(options, Mapping):
+            raise ImproperlyConfigured("the option 'pool' must be a dictionary.")
+        known = [field.name for field in fields(PoolLimits)]
+        for name in options:
+            if name not in known:
+                raise ImproperlyConfigured(
+                    f"the option 'pool' has no entry {name!r}; it takes {', '.join(known)}."
+                )
+        try:
+            return PoolLimits(**options)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"the option 'pool': {error}.") from error
+
+    @cached_property
+    def pool(self) -> ConnectionPool:
+        """The process's pool of sessions, shared by all storages that connect alike."""
+        try:
+            return get_pool(self._endpoint(), self._limits())
+        except ValueError as error:
+            raise ImproperlyConfigured(f"{error}. Give both the same option 'pool'.") from error
+
+    def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
+        """Describe the storage for a migration, without its secrets."""
+        cls = type(self)
+        public = {name: value for name, value in self._given.items() if name not in self.secrets}
+        return f"{cls.__module__}.{cls.__qualname__}", (), public
+
+    def __repr__(self) -> str:
+        """Show the class and the arguments that are no secrets."""
+        shown = ", ".join(
+            f"{name}={'…' if name in self.secrets else repr(value)}"
+            for name, value in self._given.items()
+        )
+        return f"{type(self).__name__}({shown})"
+
+    # Names
+
+    def _clean(self, name: str | PurePath) -> str:
+        """Return ``name`` without detours, or refuse it; the root is the empty string."""
+        text = name.as_posix() if isinstance(name, PurePath) else str(name)
+        clean = posixpath.normpath(text) if text else ""
+        if "\0" in text or clean == ".." or clean.startswith(("/", "../")):
+            raise SuspiciousFileOperation(f"The name {text!r} leads out of the storage's location.")
+        return "" if clean == "." else clean
+
+    def _path(self, name: str | PurePath) -> str:
+        """Return the path on the server that stands for ``name``."""
+        clean = self._clean(name)
+        return posixpath.join(self.location, clean) if clean else self.location
+
+    # Sessions
+
+    def _run(
+        self,
+        name: str | PurePath,
+        operation: Callable[[Session], T],
+        *,
+        exclusive: bool = False,
+        repeat: bool = True,
+    ) -> T:
+        """Do one operation on a session, and put the storage's name for the file into errors.
+
+        Args:
+            name: What the operation is about.
+            operation: What to do. A session that had served before and turns out to be lost is
+                replaced by another, once, and the operation done again.
+            exclusive: Keep the session from others meanwhile, for bulk transfers.
+            repeat: Whether doing the operation a second time is safe.
+        """
+        try:
+            try:
+                with self.pool.connection(exclusive=exclusive) as session:
+                    return operation(session)
+            except ConnectionLost as error:
+                if not (error.reused and repeat):
+                    raise
+                logger.info("repeating after a lost session: %s", error)
+            with self.pool.connection(exclusive=exclusive) as session:
+                return operation(session)
+        except (OSError, NetStorageError) as error:
+            error.filename = str(name)
+            raise
+
+    def _refuse_read_only(self, name: str | PurePath) -> None:
+        if self.options["read_only"]:
+            raise PermissionError(errno.EROFS, "the storage is read-only (its option)", str(name))
+
+    # Saving
+
+    @property
+    def _allow_overwrite(self) -> bool:
+        return bool(self.options["allow_overwrite"])
+
+    def save(self, name: str | None, content: Any, max_length: int | None = None) -> str:
+        """Put ``content`` under ``name``, or under an alternative if that is taken.
+
+        Returns:
+            The name it got.
+        """
+        token = _max_length.set(max_length)
+        try:
+            return super().save(name, content, max_length=max_length)
+        finally:
+            _max_length.reset(token)
+
+    def is_name_available(self, name: str, max_length: int | None = None) -> bool:
+        """Tell whether ``save()`` may use ``name``: it is free, or may be overwritten."""
+        if self._allow_overwrite:
+            return not (max_length and len(name) > max_length)
+        return super().is_name_available(name, max_length=max_length)
+
+    def get_alternative_name(self, file_root: str, file_ext: str) -> str:
+        """Return another name to try: with a random suffix, unless names may be overwritten."""
+        if self._allow_overwrite:
+            return f"{file_root}{file_ext}"
+        return super().get_alternative_name(file_root, file_ext)
+
+    def _save(self, name: str, content: File[Any]) -> str:
+        self._refuse_read_only(name)
+        with local_source(content, self._spool) as (source, size):
+            return self._store(name, source, size, overwrite=self._allow_overwrite, rename=True)
+
+    def _store(
+        self, name: str, source: BinaryIO, size: int, *, overwrite: bool, rename: bool
+    ) -> str:
+        """Upload under a temporary name, then publish; return the name that it got.
+
+        Args:
+            name: The name wanted.
+            source: Local file with the content.
+            size: Its length in bytes.
+            overwrite: Whether a file of that name is replaced.
+            rename: Whether another name is taken if that one is; else FileExistsError.
+        """
+        name = self._clean(name)
+        directory = posixpath.dirname(self._path(name))
+        temporaries: list[str] = []
+
+        def upload(session: Session) -> str:
+            # A lost session may have left part of a file: each try gets a name of its own.
+            temporary = posixpath.join(directory, TEMPORARY + secrets.token_hex(16))
+            temporaries.append(temporary)
+            try:
+                session.write(temporary, source, size, self.file_permissions_mode)
+            except FileNotFoundError:
+                session.makedirs(directory, self.directory_permissions_mode)
+                session.write(temporary, source, size, self.file_permissions_mode)
+            return temporary
+
+        try:
+            temporary = self._run(name, upload, exclusive=True)
+            while True:
+                try:
+                    self._publish(name, temporary, size, overwrite)
+                except FileExistsError:
+                    if not rename:
+                        raise
+                    name = self._clean(self.get_available_name(name, _max_length.get()))
+                else:
+                    break
+            temporaries.remove(temporary)
+        finally:
+            for leftover in temporaries:
+                self._remove_temporary(name, leftover)
+        return name
+
+    def _publish(self, name: str, temporary: str, size: int, overwrite: bool) -> None:
+        """Give the uploaded file its name; if the answer got lost, look what happened."""
+        path = self._path(name)
+
+        def move(session: Session) -> None:
+            (session.replace if overwrite else session.rename)(temporary, path)
+
+        def settle(session: Session) -> None:
+            try:
+                session.stat(temporary, follow=False)
+                move(session)
+            except FileNotFoundError:
+                # Only this call knows the temporary name: if it is gone, it was moved.
+                if session.stat(path, follow=False).size not in {size, None}:
+                    raise
+
+        try:
+            self._run(name, move, repeat=False)
+        except (ConnectionLost, TimeoutError) as error:
+            if isinstance(error, PoolTimeout):
+                raise
+            logger.info("looking whether %r was published: %s", name, error)
+            self._run(name, settle)
+
+    def _remove_temporary(self, name: str, path: str) -> None:
+        try:
+            self._run(name, lambda session: session.remove(path))
+        except FileNotFoundError:
+            pass
+        except (OSError, NetStorageError) as error:
+            logger.warning("could not remove the temporary file %s: %s", path, error)
+
+    # Reading and looking
+
+    def _open(self, name: str, mode: str = "rb") -> File[Any]:
+        if set(mode) & set("wax+"):
+            self._refuse_read_only(name)
+        self._clean(name)
+        return RemoteFile(_Remote(self, str(name)), str(name), mode)
+
+    def _spool(self) -> Spool:
+        return Spool(self.max_memory_size, settings.FILE_UPLOAD_TEMP_DIR)
+
+    def _stat(self, name: str | PurePath, *, follow: bool = True) -> Stat:
+        path = self._path(name)
+        return self._run(name, lambda session: session.stat(path, follow=follow))
+
+    def exists(self, name: str) -> bool:
+        """Tell whether ``name`` is taken: by a file, a directory, or a link to nowhere."""
+        try:
+            self._stat(name, follow=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def size(self, name: str) -> int:
+        """Return the length of a file in bytes."""
+        stat = self._stat(name)
+        if stat.is_dir:
+            raise IsADirectoryError(errno.EISDIR, "a directory has no size", str(name))
+        if stat.size is None:
+            raise OSError(errno.ENOTSUP, "the server does not tell the file's size", str(name))
+        return stat.size
+
+    def listdir(self, path: str) -> tuple[list[str], list[str]]:
+        """Return the names of the directories and of the files in ``path``; "" is the root.
+
+        Uploads that are not finished do not show.
+        """
+        where = self._path(path)
+        directories: list[str] = []
+        files: list[str] = []
+        for entry in self._run(path, lambda session: list(session.listdir(where))):
+            if not _is_temporary(entry.name):
+                (directories if entry.is_dir else files).append(entry.name)
+        return directories, files
+
+    def url(self, name: str | None) -> str:
+        """Return ``base_url`` with the quoted name.
+
+        Raises:
+            ValueError: There is no ``base_url``.
+        """
+        base_url = self.base_url
+        if base_url is None:
+            raise ValueError(
+                "This file is not accessible via a URL: set the storage's option 'base_url' (or "
+                "MEDIA_URL) to where a web server or a view of yours serves its files."
+            )
+        url = filepath_to_uri(name)
+        if url is not None:
+            url = url.lstrip("/")
+        return urljoin(base_url, url)
+
+    def get_accessed_time(self, name: str) -> datetime:
+        """Return when a file was last read, where the protocol tells."""
+        return self._time(name, "atime", "time of last access")
+
+    def get_created_time(self, name: str) -> datetime:
+        """Return when a file was created, where the protocol tells."""
+        return self._time(name, "created", "time of creation")
+
+    def get_modified_time(self, name: str) -> datetime:
+        """Return when a file was last modified; aware in UTC if USE_TZ, else in local time."""
+        return self._time(name, "mtime", "time of modification")
+
+    def _time(self, name: str, which: str, meaning: str) -> datetime:
+        timestamp: float | None = getattr(self._stat(name), which)
+        if timestamp is None:
+            raise NotImplementedError(f"{self.pool.endpoint} does not tell a file's {meaning}.")
+        tz = timezone.utc if settings.USE_TZ else None
+        return datetime.fromtimestamp(timestamp, tz=tz)
+
+    # Changing
+
+    def delete(self, name: str) -> None:
+        """Remove a file or an empty directory; a missing one is no error.
+
+        Raises:
+            OSError: A directory is not empty (ENOTEMPTY): nothing is removed recursively.
+        """
+        if not name or not (path := self._clean(name)):
+            raise ValueError("The name must be given to delete().")
+        self._refuse_read_only(name)
+        path = self._path(path)
+        with suppress(FileNotFoundError):
+            self._run(name, lambda session: session.remove(path))
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """One file of a storage, for RemoteFile."""
+
+    storage: NetworkStorage
+    name: str
+
+    def stat(self) -> Stat:
+        return self.storage._stat(self.name)
+
+    def read(self, start: int, stop: int | None, sink: Sink) -> Stat:
+        path = self.storage._path(self.name)
+        return self.storage._run(
+            self.name, lambda session: session.read(path, start, stop, sink), exclusive=True
+        )
+
+    def publish(self, source: BinaryIO, size: int, *, exclusive: bool) -> None:
+        self.storage._store(self.name, source, size, overwrite=not exclusive, rename=False)
+
+    def spool(self) -> Spool:
+        return self.storage._spool()

@@ -1,0 +1,209 @@
+"""Multistatus bodies (RFC 4918, section 13), parsed while they arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from urllib.parse import unquote, urlsplit
+from xml.parsers import expat
+
+from ..session import Stat
+
+LONGEST_TEXT = 64 * 2**10
+"""Characters of one value beyond which a server is taken to be lying."""
+
+# What is asked for of a file or collection (section 15).
+PROPERTIES = b"""<?xml version="1.0" encoding="utf-8"?>
+<propfind xmlns="DAV:"><prop><resourcetype/><getcontentlength/><getlastmodified/><creationdate/>\
+<getetag/></prop></propfind>"""
+
+_DAV = "DAV:|"
+_TEXTS = {
+    _DAV + name
+    for name in ("href", "status", "getcontentlength", "getlastmodified", "creationdate", "getetag")
+}
+
+
+class MultistatusError(ValueError):
+    """The body is no multistatus."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One response element.
+
+    Attributes:
+        segments: The segments of its href's path, each decoded by itself: one may hold a slash.
+        stat: What its properties say.
+        status: Its own HTTP status, where one is given instead of properties.
+    """
+
+    segments: tuple[str, ...]
+    stat: Stat
+    status: int | None
+
+
+def parse_multistatus(chunks: Iterable[bytes]) -> list[Resource]:
+    """Parse a body that comes in pieces.
+
+    Raises:
+        MultistatusError: It is malformed, of another kind, or has a document type, which nothing
+            good comes with (entities that explode).
+    """
+    parser = _Parser()
+    for chunk in chunks:
+        parser.feed(chunk)
+    return parser.close()
+
+
+@dataclass
+class _Response:
+    href: str = ""
+    status: int | None = None
+    found: dict[str, str] = field(default_factory=dict)
+
+
+class _Parser:
+    """Builds resources out of expat's events; properties count only with a status of 200."""
+
+    def __init__(self) -> None:
+        self._expat = expat.ParserCreate(namespace_separator="|")
+        self._expat.buffer_text = True
+        self._expat.StartElementHandler = self._start
+        self._expat.EndElementHandler = self._end
+        self._expat.CharacterDataHandler = self._characters
+        self._expat.StartDoctypeDeclHandler = self._doctype
+        self._depth = 0
+        self._text: list[str] | None = None
+        self._length = 0
+        self._response = _Response()
+        self._properties: dict[str, str] = {}
+        self._property_status: int | None = None
+        self._in_propstat = False
+        self._resources: list[Resource] = []
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self._expat.Parse(data, False)
+        except expat.ExpatError as error:
+            raise MultistatusError(f"malformed XML: {error}") from error
+
+    def close(self) -> list[Resource]:
+        try:
+            self._expat.Parse(b"", True)
+        except expat.ExpatError as error:
+            raise MultistatusError(f"malformed XML: {error}") from error
+        return self._resources
+
+    def _doctype(self, *args: object) -> None:
+        raise MultistatusError("a document type declaration")
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        self._depth += 1
+        if self._depth == 1 and name != _DAV + "multistatus":
+            raise MultistatusError(f"a document of <{name.rpartition('|')[2][:40]}>")
+        if name == _DAV + "response":
+            self._response = _Response()
+        elif name == _DAV + "propstat":
+            self._in_propstat = True
+            self._properties = {}
+            self._property_status = None
+        elif name == _DAV + "collection":
+            self._properties["collection"] = ""
+        elif name in _TEXTS:
+            self._text = []
+            self._length = 0
+
+    def _characters(self, data: str) -> None:
+        if self._text is not None:
+            self._length += len(data)
+            if self._length > LONGEST_TEXT:
+                raise MultistatusError("a value without end")
+            self._text.append(data)
+
+    def _end(self, name: str) -> None:
+        self._depth -= 1
+        text = ""
+        if name in _TEXTS:
+            text = "".join(self._text or []).strip()
+            self._text = None
+        if name == _DAV + "href" and not self._response.href:
+            self._response.href = text
+        elif name == _DAV + "status":
+            if self._in_propstat:
+                self._property_status = _status(text)
+            else:
+                self._response.status = _status(text)
+        elif name == _DAV + "propstat":
+            self._in_propstat = False
+            if self._property_status in {200, None}:
+                self._response.found.update(self._properties)
+        elif name == _DAV + "response":
+            self._resources.append(_resource(self._response))
+        elif name in _TEXTS and text:
+            self._properties[name.removeprefix(_DAV)] = text
+
+
+def _resource(response: _Response) -> Resource:
+    found = response.found
+    is_dir = "collection" in found
+    try:
+        path = urlsplit(response.href).path
+    except ValueError as error:
+        raise MultistatusError(f"a href that is no URL: {response.href[:200]!r}") from error
+    return Resource(
+        segments=segments(path),
+        status=response.status,
+        stat=Stat(
+            is_dir=is_dir,
+            size=None if is_dir else length(found.get("getcontentlength")),
+            mtime=http_date(found.get("getlastmodified")),
+            created=_iso_date(found.get("creationdate")) or http_date(found.get("creationdate")),
+            etag=bare_etag(found.get("getetag")),
+        ),
+    )
+
+
+def segments(path: str) -> tuple[str, ...]:
+    """Split a URL's path and decode each segment, so that ``%2F`` and ``/`` stay two things."""
+    return tuple(unquote(s, errors="surrogateescape") for s in path.split("/") if s)
+
+
+def length(text: str | None) -> int | None:
+    """Read a number of bytes; None if it is none."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def http_date(text: str | None) -> float | None:
+    """Read a date of HTTP (RFC 9110, section 5.6.7) as seconds since the epoch, if it is one."""
+    if not text:
+        return None
+    try:
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def bare_etag(text: str | None) -> str | None:
+    """Return an entity tag without quotes and weakness mark: servers add them now and then."""
+    return text.removeprefix("W/").strip('"') or None if text else None
+
+
+def _iso_date(text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        # Python 3.10 does not know "Z".
+        date = datetime.fromisoformat(text.replace("Z", "+00:00").replace("z", "+00:00"))
+        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _status(text: str) -> int | None:
+    """Read a status line: ``HTTP/1.1 200 OK``."""
+    fields = text.split(None, 2)
+    return int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else None

@@ -1,0 +1,545 @@
+"""The session's verbs, spoken in HTTP requests: RFC 4918 (WebDAV) and RFC 9110 (HTTP)."""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import quote
+
+import httpx
+from webdav4.client import Client
+
+from ..exceptions import AuthenticationError, ConnectionLost, ProtocolError
+from ..session import Entry, Session, Sink, Stat
+from .multistatus import (
+    PROPERTIES,
+    MultistatusError,
+    Resource,
+    bare_etag,
+    http_date,
+    length,
+    parse_multistatus,
+    segments,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _typeshed import WriteableBuffer
+
+CHUNK = 64 * 2**10
+"""Bytes of an upload handed to the HTTP client at once."""
+LOOK_FIRST = 2**20
+"""Bytes from which on asking for the directory costs less than sending the body in vain."""
+
+# A proxy or an Apache with mod_deflate would answer a range of the compressed body.
+IDENTITY = {"Accept-Encoding": "identity"}
+
+_ERRNO = {
+    400: errno.EINVAL,
+    403: errno.EACCES,
+    404: errno.ENOENT,
+    405: errno.ENOTSUP,
+    409: errno.ENOENT,  # "an ancestor is missing" (RFC 4918, 9.7.1)
+    410: errno.ENOENT,
+    412: errno.EEXIST,
+    413: errno.EFBIG,
+    414: errno.ENAMETOOLONG,
+    423: errno.EBUSY,
+    501: errno.ENOTSUP,
+    507: errno.ENOSPC,
+}
+
+
+class WebDAVSession(Session):
+    """One HTTP connection to a WebDAV server.
+
+    The connection behind it may be renewed by the HTTP client at any time; what the session adds is
+    that it proved to be a WebDAV server's, and what it learned of that server.
+
+    Args:
+        client: The client; its base URL's path is quoted once more than the URL's (see endpoint).
+        url: URL of the server's root, with a slash at the end.
+        server: The server's name, for messages.
+        timeout: Seconds of silence after which the server is given up, for messages.
+    """
+
+    def __init__(self, client: Client, url: httpx.URL, server: str, timeout: float) -> None:
+        self._client = client
+        self._url = url
+        self._server = server
+        self._timeout = timeout
+        self._closed = False
+        self._sockets: list[Any] = []
+        self._can_propfind = True
+        self._keeps_names: bool | None = None
+        root = segments(url.raw_path.decode("ascii").partition("?")[0])
+        self._root = root
+        self._href_root = root
+        self._destinations: list[str] = []
+
+    # The connection
+
+    def start(self) -> None:
+        """Ask for the root: whether it is there, whether we may, whether this is WebDAV.
+
+        Raises:
+            OSError: It is not, or we may not.
+        """
+        response, resources = self._ask_properties("", "0", slash=True)
+        if resources:
+            self._href_root = resources[0].segments
+        elif response.status_code in {405, 501}:
+            # nginx without its dav_ext module: all but listings works.
+            self._can_propfind = False
+        elif response.status_code != 207:
+            raise self._refusal(response, "")
+        self._destinations = self._possible_destinations()
+
+    def is_alive(self) -> bool:
+        """Tell whether the session was not closed: the HTTP client renews lost connections."""
+        return not self._closed
+
+    def ping(self) -> None:
+        """Do nothing: a connection that idled for long is not used again by the HTTP client."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._closed = True
+        self._client.http.close()
+
+    def abandon(self) -> None:
+        """Close this process's end of the connection, and nothing else."""
+        self._closed = True
+        for sock in self._sockets:
+            sock.close()
+
+    # Looking
+
+    def stat(self, path: str, *, follow: bool = True) -> Stat:
+        """Describe a file or collection: one request. WebDAV knows no links."""
+        if not self._can_propfind:
+            return self._head(path)
+        resources = self._propfind(path, "0")
+        return resources[0].stat
+
+    def _propfind(self, path: str, depth: str, *, slash: bool = False) -> list[Resource]:
+        response, resources = self._ask_properties(path, depth, slash=slash)
+        if response.status_code == 207:
+            if not resources or resources[0].status in {404, 410}:
+                raise FileNotFoundError(errno.ENOENT, "no such file or collection", path)
+            return resources
+        if not slash and self._leads_to_slash(response):
+            return self._propfind(path, depth, slash=True)
+        if response.status_code in {400, 403}:
+            # Below a file Apache and lighttpd do not say 404.
+            self._raise_if_below_a_file(path)
+        raise self._refusal(response, path)
+
+    def _ask_properties(
+        self, path: str, depth: str, *, slash: bool
+    ) -> tuple[httpx.Response, list[Resource]]:
+        # lighttpd refuses a body without a type.
+        headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
+        with self._stream("PROPFIND", path, headers, slash=slash, content=PROPERTIES) as response:
+            if response.status_code != 207:
+                return response, []
+            try:
+                return response, parse_multistatus(response.iter_bytes())
+            except MultistatusError as error:
+                raise ProtocolError(
+                    f"{self._server} broke the WebDAV protocol: its answer to PROPFIND is {error}"
+                ) from error
+
+    def _leads_to_slash(self, response: httpx.Response) -> bool:
+        """Tell whether this is a redirect that only adds a collection's slash, as Apache's do."""
+        if not response.has_redirect_location:
+            return False
+        asked = response.request.url
+        target = asked.join(response.headers.get("location", ""))
+        same_host = (target.host, target.port) == (asked.host, asked.port)
+        return same_host and segments(target.path) == segments(asked.path)
+
+    def _raise_if_below_a_file(self, path: str) -> None:
+        parent = posixpath.dirname(path)
+        if parent and not self.stat(parent).is_dir:
+            raise FileNotFoundError(errno.ENOENT, f"{parent} is a file", path)
+
+    def _head(self, path: str) -> Stat:
+        response = self._request("HEAD", path)
+        if self._leads_to_slash(response):
+            return Stat(is_dir=True)
+        if response.status_code != 200:
+            raise self._refusal(response, path)
+        # Without Content-Length the length is not 0 but unknown.
+        return _stat_of(response, length(response.headers.get("content-length")))
+
+    def listdir(self, path: str) -> Iterable[Entry]:
+        """Read a collection: one request."""
+        if not self._can_propfind:
+            raise OSError(
+                errno.ENOTSUP,
+                "the server does not answer PROPFIND, so it cannot list (nginx: its dav_ext module "
+                "adds it)",
+                path,
+            )
+        resources = self._propfind(path, "1", slash=True)
+        # A proxy may have changed the prefix: the collection itself is what all others lie below.
+        itself = min((r.segments for r in resources), key=len)
+        entries = []
+        for resource in resources:
+            *parent, name = resource.segments or ("",)
+            if tuple(parent) == itself and name not in {"", ".", ".."} and "/" not in name:
+                entries.append(Entry(name, resource.stat.is_dir))
+            elif resource.segments == itself and not resource.stat.is_dir:
+                raise NotADirectoryError(errno.ENOTDIR, "is not a collection", path)
+        return entries
+
+    # Reading
+
+    def read(self, path: str, start: int, stop: int | None, sink: Sink) -> Stat:
+        """GET a range: one request."""
+        if stop is not None and stop <= start:
+            return self.stat(path)
+        headers = {}
+        if start or stop is not None:
+            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        with self._stream("GET", path, headers) as response:
+            if response.status_code in {200, 206}:
+                return self._receive(response, start, stop, sink)
+        if response.status_code == 416:
+            return _stat_of(response, self._content_range(response)[1])
+        if self._leads_to_slash(response):
+            raise IsADirectoryError(errno.EISDIR, "is a collection", path)
+        if response.status_code in {400, 403, 405} and self._can_propfind:
+            if self.stat(path).is_dir:
+                raise IsADirectoryError(errno.EISDIR, "is a collection", path)
+            self._raise_if_below_a_file(path)
+        raise self._refusal(response, path)
+
+    def _receive(self, response: httpx.Response, start: int, stop: int | None, sink: Sink) -> Stat:
+        """Give the body of a 200 or 206 to ``sink``, and see that it is what was asked for."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise ProtocolError(f"{self._server} encoded a file though asked not to")
+        if response.status_code == 206:
+            first, total = self._content_range(response)
+            if first != start:
+                raise ProtocolError(f"{self._server} answered another range than asked for")
+        else:
+            # Such a server ignores ranges: this is the whole, not the range.
+            first, stop = 0, None
+            total = length(response.headers.get("content-length"))
+        offset = first
+        for chunk in response.iter_raw():
+            sink(offset, memoryview(chunk))
+            offset += len(chunk)
+        if total is not None and offset < (total if stop is None else min(stop, total)):
+            raise ConnectionLost(f"{self._server} sent only {offset - first} bytes of its answer")
+        return _stat_of(response, offset if total is None and stop is None else total)
+
+    def _content_range(self, response: httpx.Response) -> tuple[int, int | None]:
+        """Read Content-Range (RFC 9110, 14.4): where it starts and the whole's length."""
+        text = response.headers.get("content-range", "")
+        match = re.fullmatch(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)", text)
+        if match is None:
+            if response.status_code == 416:
+                return 0, None
+            raise ProtocolError(f"{self._server} sent a part without saying which: {text[:80]!r}")
+        return int(match[1] or 0), length(match[2])
+
+    # Writing
+
+    def write(self, path: str, source: BinaryIO, size: int, mode: int | None) -> None:
+        """PUT with Content-Length, then compare the length that the server has."""
+        parent = posixpath.dirname(path)
+        if size > LOOK_FIRST and parent:
+            self._require_directory(parent)
+        body = _Body(source, size)
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        response = self._request("PUT", path, headers, content=body)
+        if response.status_code not in {200, 201, 204}:
+            # 404, 403, 409 and 500 stand for a missing directory, and for other things.
+            if response.status_code in {403, 404, 409, 500} and parent:
+                self._require_directory(parent)
+            raise self._refusal(response, path)
+        there = self.stat(path)
+        if there.size not in {size, None}:
+            raise OSError(
+                errno.EIO, f"the server holds {there.size} of {size} bytes that were sent", path
+            )
+
+    def _require_directory(self, path: str) -> None:
+        if not self.stat(path).is_dir:
+            raise FileExistsError(errno.EEXIST, f"{path} exists and is not a directory", path)
+
+    def makedirs(self, path: str, mode: int | None) -> None:
+        """MKCOL, and what is missing above it first."""
+        if not path:
+            return
+        response = self._request("MKCOL", path, slash=True)
+        # What is there already answers 405, on some servers 301; Go's says 201 to both.
+        if response.status_code in {200, 201, 204}:
+            return
+        if response.status_code not in {301, 403, 404, 405, 409, 500}:
+            raise self._refusal(response, path)
+        try:
+            self._require_directory(path)
+        except FileNotFoundError:
+            parent = posixpath.dirname(path)
+            if not parent or response.status_code in {301, 405}:
+                raise self._refusal(response, path)
+        else:
+            return
+        self.makedirs(parent, mode)
+        again = self._request("MKCOL", path, slash=True)
+        if again.status_code not in {200, 201, 204, 301, 405}:
+            raise self._refusal(again, path)
+
+    # Naming
+
+    def rename(self, source: str, target: str) -> None:
+        """MOVE without overwriting."""
+        self._require_whole_names(source, target)
+        self._move(source, target, overwrite="F")
+
+    def replace(self, source: str, target: str) -> None:
+        """MOVE over what is there, after a look: some servers would destroy a whole collection."""
+        try:
+            there = self.stat(target)
+        except FileNotFoundError:
+            pass
+        else:
+            if there.is_dir:
+                raise IsADirectoryError(errno.EISDIR, "is a collection", target)
+        self._require_whole_names(source, target)
+        self._move(source, target, overwrite="T")
+
+    def _require_whole_names(self, source: str, target: str) -> None:
+        """Refuse a name that the server would cut: WsgiDAV ends a Destination at ``?`` and ``;``.
+
+        The uploaded file, which is nobody else's yet, is moved to such a name and back to find out.
+        """
+        if not {"?", ";"} & set(target):
+            return
+        if self._keeps_names is None:
+            probe = source + "?;"
+            try:
+                self._move(source, probe, overwrite="F")
+                self._move(probe, source, overwrite="F")
+            except (PermissionError, FileExistsError, FileNotFoundError):
+                self._keeps_names = False
+            else:
+                self._keeps_names = True
+        if not self._keeps_names:
+            raise OSError(
+                errno.EINVAL, "the server would cut the name at '?' or ';': use another", target
+            )
+
+    def _move(self, source: str, target: str, *, overwrite: str) -> None:
+        for base in tuple(self._destinations):
+            destination = base + _quote(target)
+            headers = {"Destination": destination, "Overwrite": overwrite}
+            response = self._request("MOVE", source, headers)
+            if response.status_code in {200, 201, 204}:
+                # What one server understands it will understand again.
+                self._destinations = [base]
+                return
+            if response.status_code == 412:
+                raise FileExistsError(errno.EEXIST, "the name is taken", target)
+            if response.status_code not in {400, 403, 404, 409, 500, 502}:
+                raise self._refusal(response, target)
+            # Look before deciding what happened.
+            try:
+                self.stat(source)
+            except FileNotFoundError:
+                self.stat(target)
+                return
+        raise self._refusal(response, target)
+
+    def _possible_destinations(self) -> list[str]:
+        """Return what may precede a path in a Destination, in the order to try.
+
+        The URL is what RFC 4918 (10.3) wants. Behind a proxy that ends TLS, or changes the prefix,
+        the server knows itself by another: then the path alone, or the other scheme, is understood.
+        """
+        prefixes = list(dict.fromkeys([self._href_root, self._root]))
+        authority = self._url.netloc.decode("ascii")
+        other = "http" if self._url.scheme == "https" else "https"
+        bases = []
+        for prefix in prefixes:
+            path = "/" + "".join(_quote(segment) + "/" for segment in prefix)
+            bases += [
+                f"{self._url.scheme}://{authority}{path}",
+                path,
+                f"{other}://{authority}{path}",
+            ]
+        return bases
+
+    def remove(self, path: str) -> None:
+        """DELETE a file or an empty collection.
+
+        DELETE is recursive (RFC 4918, 9.6.1), and servers differ in what holds it back, so a look
+        goes first.
+        """
+        if self._can_propfind:
+            resources = self._propfind(path, "1")
+            is_dir = resources[0].stat.is_dir
+            if is_dir and len(resources) > 1:
+                raise OSError(errno.ENOTEMPTY, "the collection is not empty", path)
+        else:
+            is_dir = self._head(path).is_dir
+            if is_dir:
+                raise OSError(
+                    errno.ENOTSUP,
+                    "the server does not answer PROPFIND, so nobody can tell whether the "
+                    "collection is empty; it was not removed",
+                    path,
+                )
+        headers = {} if is_dir else {"Depth": "0"}
+        response = self._request("DELETE", path, headers, slash=is_dir)
+        if response.status_code not in {200, 202, 204}:
+            raise self._refusal(response, path)
+
+    # Requests
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        slash: bool = False,
+        content: Any = None,
+    ) -> httpx.Response:
+        """Send a request and return its answer, without the body."""
+        with self._stream(method, path, headers, slash=slash, content=content) as response:
+            return response
+
+    @contextmanager
+    def _stream(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        slash: bool = False,
+        content: Any = None,
+    ) -> Iterator[httpx.Response]:
+        """Send a request and give its answer to a block that may read the body.
+
+        The session's only connection is busy with it until the block ends.
+        """
+        url = self._client.join_url(_quote(path), add_trailing_slash=slash)
+        sent = {**IDENTITY, **(headers or {})}
+        with (
+            self._explained(),
+            self._client.http.stream(method, url, content=content, headers=sent) as response,
+        ):
+            self._remember_socket(response)
+            if response.status_code == 401:
+                raise AuthenticationError(
+                    f"{self._server} refused the credentials (401). Check the options username, "
+                    "password, auth and token."
+                )
+            yield response
+            if not response.is_stream_consumed:
+                # A connection is used again only if the body was read; a long one is not worth it.
+                for _ in islice(response.iter_raw(), 16):
+                    pass
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Tell the HTTP client's failures in our words."""
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            self._closed = True
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"{self._server} did not go on within {self._timeout:g} s (timeout)",
+            ) from error
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            self._closed = True
+            raise ConnectionLost(
+                f"the session with {self._server} was lost: {error or type(error).__name__}"
+            ) from error
+
+    def _remember_socket(self, response: httpx.Response) -> None:
+        stream = response.extensions.get("network_stream")
+        sock = stream.get_extra_info("socket") if stream is not None else None
+        if sock is not None:
+            self._sockets = [sock]
+
+    def _refusal(self, response: httpx.Response, path: str) -> OSError:
+        """Make the error that a status stands for."""
+        status = response.status_code
+        said = f"the server answered {status} {response.reason_phrase}".rstrip()
+        if response.is_redirect:
+            target = response.request.url.join(response.headers.get("location", ""))
+            where = f"{target.scheme}://{target.netloc.decode('ascii', 'replace')}{target.path}"
+            return ProtocolError(
+                f"{said} and points to {where}: redirects are not followed, set the option url to "
+                "where the server is"
+            )
+        number = _ERRNO.get(status, errno.EIO)
+        if status >= 400 and number in {errno.EINVAL, errno.EACCES, errno.EIO} and _too_long(path):
+            number = errno.ENAMETOOLONG
+        return OSError(number, said, path)
+
+
+class _Body:
+    """A request's body, from its beginning however often it is sent."""
+
+    def __init__(self, source: BinaryIO, size: int) -> None:
+        self._source = source
+        self._size = size
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._source.seek(0)
+        readinto = cast("_Reads", self._source).readinto
+        buffer = memoryview(bytearray(CHUNK))
+        left = self._size
+        while left:
+            count = readinto(buffer[: min(CHUNK, left)])
+            if not count:
+                raise OSError(errno.EIO, f"the content ended {left} bytes before its end")
+            left -= count
+            yield bytes(buffer[:count])
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Reads(Protocol):
+        def readinto(self, buffer: WriteableBuffer, /) -> int: ...
+
+
+def _stat_of(response: httpx.Response, size: int | None) -> Stat:
+    """Describe a file by the headers of an answer."""
+    headers = response.headers
+    return Stat(
+        size=size,
+        mtime=http_date(headers.get("last-modified")),
+        etag=bare_etag(headers.get("etag")),
+    )
+
+
+def _quote(path: str) -> str:
+    """Percent-encode a path, segment by segment.
+
+    Raises:
+        ValueError: A segment would lead elsewhere: servers resolve dots, quoted ones too.
+    """
+    parts = path.split("/") if path else []
+    if any(part in {"", ".", ".."} for part in parts):
+        raise ValueError(f"{path!r} is no path below the root")
+    return "/".join(quote(part, safe="", errors="surrogateescape") for part in parts)
+
+
+def _too_long(path: str) -> bool:
+    return any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in path.split("/"))
