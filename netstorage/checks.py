@@ -30,12 +30,13 @@ def check_storages(
             if not _is_network_storage(parameters.get("BACKEND")):
                 continue
             storage = storages.create_storage(parameters)
+            assert isinstance(storage, NetworkStorage)  # noqa: S101 - as seen; for the type checker
         except ImproperlyConfigured as error:
             messages.append(_unusable(f"STORAGES[{where!r}]", error, "E001"))
             continue
         messages += _check_storage(f"STORAGES[{where!r}]", storage, limits)
-    for field in _fields():
-        messages += _check_storage(str(field), field.storage, limits)
+    for field, storage in _field_storages():
+        messages += _check_storage(str(field), storage, limits)
     return messages
 
 
@@ -44,8 +45,7 @@ def check_fields(
 ) -> list[CheckMessage]:
     """Find fields whose storage was given a secret, which their migration will not hold."""
     messages: list[CheckMessage] = []
-    for field in _fields():
-        storage = field.storage
+    for field, storage in _field_storages():
         given = sorted(storage.secrets & storage._given.keys())
         if given and not hasattr(field, "_storage_callable"):
             messages.append(
@@ -70,20 +70,18 @@ def _is_network_storage(backend: str | None) -> bool:
         return False
 
 
-def _fields() -> Iterator[FileField]:
-    seen: list[NetworkStorage] = []
+def _field_storages() -> Iterator[tuple[FileField, NetworkStorage]]:
     for model in apps.get_models(include_auto_created=True):
         for field in model._meta.get_fields():
-            storage = getattr(field, "storage", default_storage)
-            if not isinstance(field, FileField) or storage is default_storage:
+            # An alias of STORAGES is checked there.
+            if not isinstance(field, FileField) or field.storage is default_storage:
                 continue
-            if isinstance(storage, NetworkStorage) and storage not in seen:
-                seen.append(storage)
-                yield field
+            if isinstance(field.storage, NetworkStorage):
+                yield field, field.storage
 
 
 def _check_storage(
-    where: str, storage: Any, limits: dict[Endpoint, tuple[str, PoolLimits]]
+    where: str, storage: NetworkStorage, limits: dict[Endpoint, tuple[str, PoolLimits]]
 ) -> Iterator[CheckMessage]:
     try:
         options = storage.options

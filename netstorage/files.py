@@ -336,7 +336,7 @@ class RemoteFile(File):  # type: ignore[type-arg] # generic in the stubs only
         return self._file
 
     @file.setter
-    def file(self, value: None) -> None:
+    def file(self, value: IO[Any] | None) -> None:
         # Django's FieldFile lets go of a file in this way.
         self._file = value
 

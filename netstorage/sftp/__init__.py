@@ -15,7 +15,7 @@ from ..storage import COMMON_DEFAULTS, CommonOptions, NetworkStorage
 
 try:
     from .hostkeys import parse_pin
-    from .ssh import SFTPEndpoint, legacy_algorithms
+    from .ssh import LEGACY_CIPHERS, LEGACY_MACS, SFTPEndpoint
 except ModuleNotFoundError as error:
     if error.name and error.name.partition(".")[0] == "paramiko":
         raise ImproperlyConfigured(
@@ -118,7 +118,7 @@ class SFTPStorage(NetworkStorage):
         except ValueError as error:
             raise ImproperlyConfigured(f"the option 'host_key': {error}.") from error
         for name in options["legacy_algorithms"]:
-            if name not in (known := legacy_algorithms()):
+            if name not in (known := LEGACY_CIPHERS + LEGACY_MACS):
                 raise ImproperlyConfigured(
                     f"the option 'legacy_algorithms' knows no {name!r}, only {', '.join(known)}."
                 )

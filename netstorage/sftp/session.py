@@ -263,12 +263,12 @@ class SFTPSession(Session):
         if mode_failure is not None and (
             mode is None or modes.S_IMODE(attributes.permissions or 0) != mode
         ):
-            error = self._error(mode_failure, path)
-            error.strerror = (
-                f"the server does not let the mode be set to {mode or 0:o} ({error.strerror}); set "
-                "file_permissions_mode (or FILE_UPLOAD_PERMISSIONS) to what it gives, or to None"
+            refusal = self._error(mode_failure, path)
+            refusal.strerror = (
+                f"the server does not let the mode be set to {mode or 0:o} ({refusal.strerror}); "
+                "set file_permissions_mode to what it gives, or FILE_UPLOAD_PERMISSIONS to None"
             )
-            raise error
+            raise refusal
 
     def _write_data(self, handle: bytes, source: BinaryIO, size: int) -> StatusError | None:
         """Send the data within the bounds of a flight; return the first answer that was bad."""

@@ -47,14 +47,8 @@ MACS = (
 )
 
 
-def legacy_algorithms() -> list[str]:
-    """Return the algorithms that are off by default but can be switched on."""
-    offered = paramiko.Transport
-    return [
-        name
-        for name in (*offered._preferred_ciphers, *offered._preferred_macs)
-        if name not in CIPHERS + MACS
-    ]
+LEGACY_CIPHERS = ("aes128-cbc", "aes192-cbc", "aes256-cbc", "3des-cbc")
+LEGACY_MACS = ("hmac-sha1", "hmac-sha1-96", "hmac-md5", "hmac-md5-96")
 
 
 @dataclass(frozen=True)
@@ -144,8 +138,8 @@ class SFTPEndpoint:
     ) -> None:
         options = transport.get_security_options()
         added = self.legacy_algorithms
-        options.ciphers = CIPHERS + tuple(n for n in transport.preferred_ciphers if n in added)
-        options.digests = MACS + tuple(n for n in transport.preferred_macs if n in added)
+        options.ciphers = CIPHERS + tuple(name for name in LEGACY_CIPHERS if name in added)
+        options.digests = MACS + tuple(name for name in LEGACY_MACS if name in added)
         # The server shows the first key of this order that it has: begin with those we know.
         known = [name for name in trusted.key_types if name in options.key_types]
         options.key_types = (*known, *(n for n in options.key_types if n not in known))
@@ -262,7 +256,9 @@ class SFTPEndpoint:
         except NetStorageError as error:
             raise ConnectError(str(error)) from error
         except IncompatiblePeer as error:
-            raise ConnectError(_incompatible(str(self), sock.first_bytes, str(error))) from error
+            raise ConnectError(
+                _incompatible(str(self), bytes(sock.first_bytes), str(error))
+            ) from error
         except TimeoutError as error:
             raise deadline.exceeded("it fell silent") from error
         except (SSHException, EOFError, OSError) as error:
@@ -346,14 +342,14 @@ def _incompatible(server: str, first_bytes: bytes, error: str) -> str:
         return message
     names = lists[kinds[which]]
     message += f" The server offers {', '.join(names)}."
-    usable = [name for name in names if name in legacy_algorithms()]
+    usable = [name for name in names if name in LEGACY_CIPHERS + LEGACY_MACS]
     if usable:
         return message + f' If it cannot be updated, set legacy_algorithms=["{usable[0]}"].'
     return message + " None of them is supported any more: update the server."
 
 
 def _offered(first_bytes: bytes) -> list[list[str]]:
-    _, _, rest = bytes(first_bytes).partition(b"SSH-")
+    _, _, rest = first_bytes.partition(b"SSH-")
     _, _, packet = rest.partition(b"\n")
     try:
         at = 4 + 1 + 1 + 16  # length, padding, message number, cookie

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from paramiko import Channel
 from paramiko.ssh_exception import SSHException
@@ -391,7 +391,7 @@ class Wire:
     def _send_all(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
-            sent = self._guard(partial(self.channel.send, view))
+            sent = self._guard(partial(self.channel.send, cast("bytes", view)))
             if not sent:
                 raise self._lost("the server closed it")
             view = view[sent:]

@@ -289,10 +289,10 @@ class WebDAVSession(Session):
             raise self._refusal(response, path)
         try:
             self._require_directory(path)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             parent = posixpath.dirname(path)
             if not parent or response.status_code in {301, 405}:
-                raise self._refusal(response, path)
+                raise self._refusal(response, path) from error
         else:
             return
         self.makedirs(parent, mode)
