@@ -25,8 +25,8 @@ logger = logging.getLogger("netstorage.sftp")
 
 PING_TIMEOUT = 3.0
 """Seconds that an idle session has for a sign of life."""
-LONGEST_NAME = 255
-"""Bytes of a name at the most, on the file systems in use."""
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes of a name and of a path at the most, on the file systems in use."""
 
 # Servers whose RENAME and MKDIR refuse an existing name, as section 6.5 of the draft wants it.
 # Go's server overwrites; of unknown ones nothing is assumed.
@@ -36,6 +36,7 @@ STRICT_SERVERS = ("OpenSSH", "mod_sftp", "AsyncSSH")
 _ERRNO = {
     w.NO_SUCH_FILE: errno.ENOENT,
     w.PERMISSION_DENIED: errno.EACCES,
+    w.BAD_MESSAGE: errno.EINVAL,  # what OpenSSH makes of EINVAL and ENAMETOOLONG
     w.OP_UNSUPPORTED: errno.ENOTSUP,
     10: errno.ENOENT,  # NO_SUCH_PATH
     11: errno.EEXIST,
@@ -63,6 +64,7 @@ class SFTPSession(Session):
         self._wire = wire
         software = transport.remote_version.split("-", 2)[-1]
         self._strict = software.startswith(STRICT_SERVERS)
+        self._links: bool | None = None
 
     # The connection
 
@@ -324,16 +326,31 @@ class SFTPSession(Session):
 
     def _link(self, source: str, target: str) -> bool:
         """Try to rename by a hard link, which no server makes over another file."""
-        wire = self._wire
-        if "hardlink@openssh.com" not in wire.extensions:
+        if not self._can_link(source):
             return False
-        link = wire.request_extended("hardlink@openssh.com", _name(source) + _name(target))
-        if self._failure_of(link) is not None:
+        wire = self._wire
+        names = _name(source) + _name(target)
+        if self._failure_of(wire.request_extended("hardlink@openssh.com", names)) is not None:
             return False
         left = self._failure_of(wire.request(w.REMOVE, _name(source)))
         if left is not None:
             logger.warning("published %s, but %s stays beside it: %s", target, source, left.message)
         return True
+
+    def _can_link(self, source: str) -> bool:
+        """Find out by an experiment whether links are made: rclone says OK and makes none."""
+        wire = self._wire
+        if self._links is None:
+            probe = f"{source}-link"
+            names = _name(source) + _name(probe)
+            self._links = (
+                "hardlink@openssh.com" in wire.extensions
+                and self._failure_of(wire.request_extended("hardlink@openssh.com", names)) is None
+                and self._look(probe, follow=False) is not None
+            )
+            if self._links:
+                self.remove(probe)
+        return self._links
 
     def replace(self, source: str, target: str) -> None:
         """Rename over what is there, atomically."""
@@ -382,7 +399,7 @@ class SFTPSession(Session):
         for level in levels:
             there = self._look(level)
             if there is not None and not _is_dir(there):
-                raise FileExistsError(errno.EEXIST, f"{level} exists and is not a directory", path)
+                raise _no_directory(level, path)
             if there is None and (failure := failures.get(level)) is not None:
                 raise self._error(failure, level)
 
@@ -415,7 +432,7 @@ class SFTPSession(Session):
     def _error(self, error: StatusError, path: str) -> OSError:
         """Tell a status in Python's words; 4 (FAILURE) stands for whatever has no code."""
         number = _ERRNO.get(error.code, errno.EIO)
-        if error.code == w.FAILURE and _is_too_long(path):
+        if error.code in {w.FAILURE, w.BAD_MESSAGE} and _is_too_long(path):
             number = errno.ENAMETOOLONG
         words = os.strerror(number) if number != errno.EIO else "the server refused"
         said = f" (it says: {error.message[:200]!r})" if error.message else ""
@@ -428,8 +445,12 @@ class SFTPSession(Session):
                 return IsADirectoryError(errno.EISDIR, "is a directory", path)
             if creating and there is not None:
                 return FileExistsError(errno.EEXIST, "the name is taken", path)
-            if creating and self._look(posixpath.dirname(path)) is None:
+            parent = posixpath.dirname(path)
+            above = self._look(parent) if creating else None
+            if creating and above is None:
                 return FileNotFoundError(errno.ENOENT, "its directory is missing", path)
+            if above is not None and not _is_dir(above):
+                return _no_directory(parent, path)
             if creating and error.code == w.FAILURE:
                 return self._write_error(error, path)
         return self._error(error, path)
@@ -498,12 +519,16 @@ def _decode(name: bytes) -> str:
 
 
 def _is_too_long(path: str) -> bool:
-    segments = path.encode("utf-8", "surrogateescape").split(b"/")
-    return max(map(len, segments)) > LONGEST_NAME
+    encoded = path.encode("utf-8", "surrogateescape")
+    return len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME
 
 
 def _is_dir(attributes: Attributes) -> bool:
     return modes.S_ISDIR(attributes.permissions or 0)
+
+
+def _no_directory(parent: str, path: str) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, f"{parent} exists and is not a directory", path)
 
 
 def _as_stat(attributes: Attributes) -> Stat:

@@ -320,7 +320,7 @@ class Wire:
             message = body.string().decode("utf-8", "replace") if body.more() else ""
             if code in {NO_CONNECTION, CONNECTION_LOST}:
                 raise self._lost(message or "the server lost its own connection")
-            if code in {OK, BAD_MESSAGE}:
+            if code == OK:
                 raise self._violation(f"answered with status {code} {message}".rstrip())
             raise StatusError(code, message)
         if answer.kind != kind:

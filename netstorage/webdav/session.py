@@ -188,7 +188,13 @@ class WebDAVSession(Session):
                 "adds it)",
                 path,
             )
-        resources = self._propfind(path, "1", slash=True)
+        try:
+            resources = self._propfind(path, "1", slash=True)
+        except OSError as error:
+            # Apache says 400 and lighttpd 403 to a slash behind a file's name.
+            if error.errno not in {errno.EINVAL, errno.EACCES} or self.stat(path).is_dir:
+                raise
+            raise NotADirectoryError(errno.ENOTDIR, "is not a collection", path) from error
         # A proxy may have changed the prefix: the collection itself is what all others lie below.
         itself = min((r.segments for r in resources), key=len)
         entries = []
@@ -263,8 +269,8 @@ class WebDAVSession(Session):
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         response = self._request("PUT", path, headers, content=body)
         if response.status_code not in {200, 201, 204}:
-            # 404, 403, 409 and 500 stand for a missing directory, and for other things.
-            if response.status_code in {403, 404, 409, 500} and parent:
+            # 400, 403, 404, 409 and 500 stand for a missing directory, and for other things.
+            if response.status_code in {400, 403, 404, 409, 500} and parent:
                 self._require_directory(parent)
             raise self._refusal(response, path)
         there = self.stat(path)
@@ -320,14 +326,14 @@ class WebDAVSession(Session):
         self._move(source, target, overwrite="T")
 
     def _require_whole_names(self, source: str, target: str) -> None:
-        """Refuse a name that the server would cut: WsgiDAV ends a Destination at ``?`` and ``;``.
+        """Refuse a name that the server would change: WsgiDAV cuts it at ``?`` and ``;``.
 
         The uploaded file, which is nobody else's yet, is moved to such a name and back to find out.
         """
-        if not {"?", ";"} & set(target):
+        if not {"?", ";", "\n", "\r", "\t"} & set(target):
             return
         if self._keeps_names is None:
-            probe = source + "?;"
+            probe = source + "?;\n"
             try:
                 self._move(source, probe, overwrite="F")
                 self._move(probe, source, overwrite="F")
@@ -337,7 +343,9 @@ class WebDAVSession(Session):
                 self._keeps_names = True
         if not self._keeps_names:
             raise OSError(
-                errno.EINVAL, "the server would cut the name at '?' or ';': use another", target
+                errno.EINVAL,
+                "the server would change the name for its '?', ';' or line break: use another",
+                target,
             )
 
     def _move(self, source: str, target: str, *, overwrite: str) -> None:
@@ -359,6 +367,8 @@ class WebDAVSession(Session):
             except FileNotFoundError:
                 self.stat(target)
                 return
+        if _too_long(target):
+            raise OSError(errno.ENAMETOOLONG, "the name is too long for the server", target)
         raise self._refusal(response, target)
 
     def _possible_destinations(self) -> list[str]:
