@@ -270,9 +270,10 @@ class _Ranges(io.RawIOBase):
         if promised is not None:
             wanted = promised if stop is None else min(stop, promised)
             if start < wanted and self._piece_at(start) is None:
-                raise FileChanged(
+                raise _changed(
+                    self._name,
                     f"the server says {promised} bytes but has none at {start}; "
-                    "open the file again to read what it holds now"
+                    "open the file again to read what it holds now",
                 )
 
     def _next_piece(self, start: int) -> int | None:
@@ -292,8 +293,9 @@ class _Ranges(io.RawIOBase):
     def _check(self, now: Stat) -> None:
         """Refuse to put together a file from two versions of it."""
         if self._version is not None and not self._version.same_version(now):
-            raise FileChanged(
-                "the file changed on the server while it was read; open it again to read it anew"
+            raise _changed(
+                self._name,
+                "the file changed on the server while it was read; open it again to read it anew",
             )
         if self._version is None or (self._version.etag is None and now.size is not None):
             self._version = now
@@ -470,12 +472,19 @@ class RemoteFile(File):  # type: ignore[type-arg] # generic in the stubs only
             if not spool.dirty:
                 return
             if not self._base.same_version(self._remote.stat()):
-                raise FileChanged(
-                    "the file changed on the server while it was edited; nothing was published"
+                raise _changed(
+                    self.name or "",
+                    "the file changed on the server while it was edited; nothing was published",
                 )
         # What was not there when editing began must not be there now; "w" replaces.
         exclusive = self._kind != "w" and self._base is None
         self._remote.publish(cast("BinaryIO", spool), spool.size(), exclusive=exclusive)
+
+
+def _changed(name: str, message: str) -> FileChanged:
+    error = FileChanged(message)
+    error.filename = name
+    return error
 
 
 @contextmanager

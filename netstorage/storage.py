@@ -126,8 +126,10 @@ class NetworkStorage(Storage):
 
     def _forget_settings(self, *, setting: str, **kwargs: object) -> None:
         if setting == self.settings_name:
-            for cached in ("options", "pool", "location"):
+            for cached in ("options", "pool", "location", "base_url"):
                 self.__dict__.pop(cached, None)
+        elif setting == "MEDIA_URL":
+            self.__dict__.pop("base_url", None)
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -157,7 +159,7 @@ class NetworkStorage(Storage):
         location = str(self.options["location"] or "")
         return posixpath.normpath(location) if location else ""
 
-    @property
+    @cached_property
     def base_url(self) -> str | None:
         """What ``url()`` puts before names, or None if neither option nor setting tells."""
         base_url: str | None = self.options["base_url"]
@@ -233,6 +235,9 @@ class NetworkStorage(Storage):
         """Return ``name`` without detours, or refuse it; the root is the empty string."""
         text = name.as_posix() if isinstance(name, PurePath) else str(name)
         clean = posixpath.normpath(text) if text else ""
+        # As with FileSystemStorage, a whole path below an absolute location will do.
+        if clean.startswith("/") and self.location.startswith("/"):
+            clean = posixpath.relpath(clean, self.location)
         if "\0" in text or clean == ".." or clean.startswith(("/", "../")):
             raise SuspiciousFileOperation(f"The name {text!r} leads out of the storage's location.")
         return "" if clean == "." else clean

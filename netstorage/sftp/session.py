@@ -528,7 +528,7 @@ def _is_dir(attributes: Attributes) -> bool:
 
 
 def _no_directory(parent: str, path: str) -> FileExistsError:
-    return FileExistsError(errno.EEXIST, f"{parent} exists and is not a directory", path)
+    return FileExistsError(errno.EEXIST, f"{parent} exists and is not a directory.", path)
 
 
 def _as_stat(attributes: Attributes) -> Stat:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import posixpath
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -78,6 +79,7 @@ class WebDAVSession(Session):
         self._sockets: list[Any] = []
         self._can_propfind = True
         self._keeps_names: bool | None = None
+        self._lists_hidden: bool | None = None
         root = segments(url.raw_path.decode("ascii").partition("?")[0])
         self._root = root
         self._href_root = root
@@ -281,7 +283,7 @@ class WebDAVSession(Session):
 
     def _require_directory(self, path: str) -> None:
         if not self.stat(path).is_dir:
-            raise FileExistsError(errno.EEXIST, f"{path} exists and is not a directory", path)
+            raise FileExistsError(errno.EEXIST, f"{path} exists and is not a directory.", path)
 
     def makedirs(self, path: str, mode: int | None) -> None:
         """MKCOL, and what is missing above it first."""
@@ -401,6 +403,8 @@ class WebDAVSession(Session):
             is_dir = resources[0].stat.is_dir
             if is_dir and len(resources) > 1:
                 raise OSError(errno.ENOTEMPTY, "the collection is not empty", path)
+            if is_dir:
+                self._require_hidden_names(path)
         else:
             is_dir = self._head(path).is_dir
             if is_dir:
@@ -414,6 +418,33 @@ class WebDAVSession(Session):
         response = self._request("DELETE", path, headers, slash=is_dir)
         if response.status_code not in {200, 202, 204}:
             raise self._refusal(response, path)
+
+    def _require_hidden_names(self, path: str) -> None:
+        """Refuse to believe a listing without names if the server does not list hidden ones.
+
+        nginx does not, and its DELETE would take them along. An empty file is put into the
+        collection, to find out.
+        """
+        if self._lists_hidden is None:
+            probe = posixpath.join(path, ".netstorage-" + secrets.token_hex(16))
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": "0"}
+            response = self._request("PUT", probe, headers)
+            if response.status_code not in {200, 201, 204}:
+                raise self._refusal(response, path)
+            try:
+                names = [resource.segments[-1:] for resource in self._propfind(path, "1")]
+                self._lists_hidden = (posixpath.basename(probe),) in names
+            finally:
+                response = self._request("DELETE", probe, {"Depth": "0"})
+            if response.status_code not in {200, 202, 204}:
+                raise self._refusal(response, path)
+        if not self._lists_hidden:
+            raise OSError(
+                errno.ENOTSUP,
+                "the server does not list names that begin with a dot, so nobody can tell whether "
+                "the collection is empty; it was not removed",
+                path,
+            )
 
     # Requests
 
