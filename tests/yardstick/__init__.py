@@ -1,0 +1,1 @@
+"""Django's own storage tests, with SFTPStorage over a real sshd in FileSystemStorage's place."""
