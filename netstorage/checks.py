@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -52,9 +53,9 @@ def check_fields(
                 Warning(
                     f"The storage of {field} was given {', '.join(map(repr, given))}, which its "
                     "migration leaves out.",
-                    hint="Make it an alias of STORAGES and pass a callable: "
-                    "FileField(storage=lambda_or_function_that_returns(storages['alias'])); or "
-                    f"put the secret into {storage.settings_name}.",
+                    hint="Make the storage an entry of STORAGES, and give the field a function "
+                    "that returns it: FileField(storage=get_storage). Or put the secret into "
+                    f"{storage.settings_name}.",
                     obj=field,
                     id="netstorage.W005",
                 )
@@ -86,6 +87,7 @@ def _check_storage(
     try:
         options = storage.options
         endpoint, wanted = storage._endpoint(), storage._limits()
+        storage.location  # noqa: B018 - may be refused, too
     except ImproperlyConfigured as error:
         yield _unusable(where, error, "E002")
         return
@@ -115,7 +117,10 @@ def _check_storage(
 def _exposes_credentials(options: Any) -> bool:
     url = urlsplit(options["url"])
     host = url.hostname or ""
-    stays_here = host in {"localhost", "::1"} or host.startswith("127.")
+    try:
+        stays_here = ip_address(host).is_loopback
+    except ValueError:
+        stays_here = host == "localhost"
     has_secret = options["username"] or options["token"] or options["headers"]
     return url.scheme == "http" and bool(has_secret) and not stays_here
 

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 
 from .exceptions import (
@@ -26,6 +26,7 @@ from .exceptions import (
     HostKeyError,
     PoolClosed,
     PoolTimeout,
+    ProtocolError,
 )
 from .session import Endpoint, Session
 
@@ -37,6 +38,8 @@ PING_AFTER = 5.0
 """Seconds of idleness after which a session must show a sign of life before it is lent."""
 BACKOFF_MIN, BACKOFF_MAX = 0.5, 30.0
 """Bounds of the pause after a failed connect, in seconds; it doubles from failure to failure."""
+LOOK_AGAIN = 0.5
+"""Seconds after which who waits looks again: nothing but time ends the pause after a failure."""
 JITTER = 0.1
 """Limits and pauses vary by up to this part, so that sessions made together do not end together."""
 
@@ -131,7 +134,12 @@ class _Member:
     leases: int = 0
     exclusive: bool = False
     served: bool = False
-    idle_since: float = 0.0
+    last_used: float = 0.0
+    broken: bool = False
+    pid: int = field(default_factory=os.getpid)
+
+
+_FATAL = (ConnectionError, TimeoutError, ProtocolError)
 
 
 class _Permit:
@@ -177,23 +185,25 @@ class ConnectionPool:
         self._closed = False
         self._reset()
         # Idle sessions end with the last storage that used them, and at the interpreter's exit.
-        weakref.finalize(self, _close_all, self._idle)
-        _pools.add(self)
+        weakref.finalize(self, _close_idle, self._idle)
+        _pools[id(self)] = self
 
     def _reset(self) -> None:
         """Start empty: at birth, and in a forked child."""
-        self._pid = os.getpid()
+        # Nothing foreign runs under it: a log handler may well ask for the pool's repr.
         self._lock = threading.Lock()
         self._busy: set[_Member] = set()
         self._waiters: deque[_Waiter] = deque()
         self._connecting = 0
+        self._closing = 0
         self._generation = 0
         self._suspect_before = -1.0
         self._failures = 0
         self._retry_at = 0.0
-        self._last_error: ConnectError | None = None
+        self._last_error: tuple[type[ConnectError], str] | None = None
         self._reaper: threading.Timer | None = None
         self._counters = _Counters()
+        self._pid = os.getpid()
 
     # What borrowers use
 
@@ -218,7 +228,7 @@ class ConnectionPool:
             raise
         except OSError as error:
             # A verdict on a file keeps the session; a deadline or a broken protocol does not.
-            self._give_back(member, keep=not isinstance(error, (ConnectionError, TimeoutError)))
+            self._give_back(member, keep=not isinstance(error, _FATAL))
             raise
         except BaseException:
             self._give_back(member, keep=False)
@@ -237,8 +247,8 @@ class ConnectionPool:
         self._check_process()
         with self._lock:
             self._generation += 1
-            drained = self._take_outdated()
-        _close_all(drained)
+            outdated = self._take_outdated()
+        self._close(outdated)
 
     def close(self) -> None:
         """Close idle sessions now and lent ones on return; refuse borrowers from now on."""
@@ -246,18 +256,20 @@ class ConnectionPool:
         with self._lock:
             self._closed = True
             self._generation += 1
-            closed = self._take_outdated()
+            outdated = self._take_outdated()
             self._dispatch()
-        _close_all(closed)
+            if self._reaper is not None:
+                self._reaper.cancel()
+                self._reaper = None
+        self._close(outdated)
 
     def reap(self) -> None:
         """Close the sessions that idled or lived too long. Called by itself; may be called."""
         self._check_process()
         with self._lock:
             outdated = self._take_outdated()
-            self._dispatch()
-            self._schedule_reaper(again=True)
-        _close_all(outdated)
+            self._schedule_reaper()
+        self._close(outdated)
 
     def __repr__(self) -> str:
         """Show the numbers that tell a healthy pool from a sick one."""
@@ -272,41 +284,53 @@ class ConnectionPool:
 
     def _borrow(self, exclusive: bool) -> _Member:
         self._check_process()
+        deadline = self._clock() + self.limits.timeout
         with self._lock:
             self._counters.requests += 1
-        deadline = self._clock() + self.limits.timeout
+            outdated = self._take_outdated()
+        self._close(outdated)
+        waiter = _Waiter(exclusive)
+        with self._lock:
+            # Nobody overtakes the queue.
+            self._waiters.append(waiter)
+            self._dispatch()
         while True:
-            grant = self._acquire(exclusive, deadline)
+            grant = waiter.grant or self._wait(waiter, deadline)
             if isinstance(grant, _Permit):
                 return self._connect(exclusive)
             if not isinstance(grant, _Member):
                 raise grant
-            if self._is_fit(grant):
-                return grant
+            try:
+                if self._is_fit(grant):
+                    return grant
+            except BaseException:
+                self._give_back(grant, keep=False)
+                raise
+            waiter = _Waiter(exclusive)
+            with self._lock:
+                # It has waited already: what takes the lost session's place is for it.
+                self._waiters.appendleft(waiter)
             self._give_back(grant, keep=False)
 
-    def _acquire(self, exclusive: bool, deadline: float) -> _Grant:
-        """Return a grant, waiting for it in the queue if there is none at once."""
-        with self._lock:
-            outdated = self._take_outdated()
-            # Nobody overtakes the queue.
-            grant = None if self._waiters else self._grant(exclusive)
-            if grant is None:
-                waiter = _Waiter(exclusive)
-                self._waiters.append(waiter)
-                self._dispatch()
-        _close_all(outdated)
-        if grant is not None:
-            return grant
-        started = self._clock()
-        waiter.granted.wait(max(0.0, deadline - started))
+    def _wait(self, waiter: _Waiter, deadline: float) -> _Grant:
+        """Wait in the queue for a grant."""
+        started = now = self._clock()
+        try:
+            while waiter.grant is None and now < deadline:
+                if not waiter.granted.wait(min(deadline - now, LOOK_AGAIN)):
+                    with self._lock:
+                        self._dispatch()
+                now = self._clock()
+        except BaseException:
+            self._withdraw(waiter)
+            raise
         with self._lock:
             self._counters.waits += 1
-            self._counters.wait_seconds += self._clock() - started
+            self._counters.wait_seconds += now - started
             if waiter.grant is not None:
                 return waiter.grant
-            self._waiters.remove(waiter)
             self._counters.timeouts += 1
+            self._waiters.remove(waiter)
             # A bulk transfer at the head may have held up others that can share.
             self._dispatch()
             numbers = self._stats()
@@ -316,13 +340,25 @@ class ConnectionPool:
             "Raise the pool's max_size or timeout, or make fewer requests at once."
         )
 
+    def _withdraw(self, waiter: _Waiter) -> None:
+        """Let go what an interrupted borrower waited for, or was given at that moment."""
+        with self._lock:
+            if waiter.grant is None:
+                self._waiters.remove(waiter)
+            elif isinstance(waiter.grant, _Permit):
+                self._connecting -= 1
+            self._dispatch()
+        if isinstance(waiter.grant, _Member):
+            self._give_back(waiter.grant, keep=True)
+
     def _grant(self, exclusive: bool) -> _Grant | None:
         """Find what a borrower can have now, with the lock held; None: it has to wait."""
         if self._closed:
             return PoolClosed(f"the pool of {self.endpoint} is closed")
         if self._idle:
             return self._lease(self._idle.pop(), exclusive)
-        may_grow = len(self._busy) + self._connecting < self.limits.max_size
+        size = len(self._busy) + self._connecting + self._closing
+        may_grow = size < self.limits.max_size
         backing_off = self._last_error is not None and self._clock() < self._retry_at
         if may_grow and not backing_off and self._connecting < MAX_CONNECTING:
             self._connecting += 1
@@ -333,13 +369,20 @@ class ConnectionPool:
                 for member in self._busy
                 if not member.exclusive
                 and member.leases < member.session.concurrency
-                and member.generation == self._generation
+                and not self._is_outdated(member)
             ]
             if open_to_all:
                 return self._lease(min(open_to_all, key=lambda member: member.leases), exclusive)
         if backing_off and not self._busy and not self._connecting:
             return self._fail_fast()
         return None
+
+    def _fail_fast(self) -> ConnectError:
+        """Tell the last failure again instead of waiting for another."""
+        assert self._last_error is not None  # noqa: S101 - told by the caller's test
+        kind, message = self._last_error
+        pause = max(0.0, self._retry_at - self._clock())
+        return kind(f"{message} (not tried again for another {pause:.1f} s)")
 
     def _lease(self, member: _Member, exclusive: bool) -> _Member:
         member.leases += 1
@@ -359,14 +402,12 @@ class ConnectionPool:
 
     def _is_fit(self, member: _Member) -> bool:
         """Tell whether a session that lay idle still works."""
-        if member.leases > 1:
-            return member.session.is_alive()
         if not member.session.is_alive():
             return False
         if not member.served:
             return True
-        idle = self._clock() - member.idle_since
-        if idle < PING_AFTER and member.idle_since > self._suspect_before:
+        idle = self._clock() - member.last_used
+        if idle < PING_AFTER and member.last_used > self._suspect_before:
             return True
         try:
             member.session.ping()
@@ -378,47 +419,46 @@ class ConnectionPool:
         return True
 
     def _give_back(self, member: _Member, *, keep: bool) -> None:
+        self._check_process()
         keep = keep and member.session.is_alive()
         with self._lock:
             if member not in self._busy:
-                # Lent before a fork or already given up by another borrower of it.
+                # Lent before a fork, or already given up by another borrower of it.
                 return
             member.leases -= 1
             member.served = True
+            member.last_used = self._clock()
             if not keep:
-                self._counters.closed_broken += 1
-                self._suspect_before = self._clock()
-            elif member.leases:
-                self._dispatch()
-                return
-            self._busy.discard(member)
-            outdated = []
-            if keep:
-                member.exclusive = False
-                member.idle_since = self._clock()
+                member.broken = True
+                self._suspect_before = member.last_used
+            if not member.leases or member.broken:
+                self._busy.discard(member)
                 self._idle.append(member)
-                outdated = self._take_outdated()
-                self._schedule_reaper()
+            outdated = self._take_outdated()
             self._dispatch()
+            self._schedule_reaper()
         if not keep:
-            logger.info("closed a broken session to %s", self.endpoint)
-            member.session.close()
-        _close_all(outdated)
+            logger.info("closing a broken session to %s", self.endpoint)
+        self._close(outdated)
 
     # Opening and closing
 
     def _connect(self, exclusive: bool) -> _Member:
         with self._lock:
-            generation = self._generation
+            generation, failures = self._generation, self._failures
         try:
             session = self.endpoint.connect()
         except BaseException as error:
+            pause = 0.0
             with self._lock:
                 self._connecting -= 1
                 self._counters.connect_errors += 1
                 if isinstance(error, ConnectError):
-                    self._back_off(error)
+                    pause = self._back_off(error, failures)
                 self._dispatch()
+            logger.warning(
+                "no session to %s, next attempt in %.1f s: %s", self.endpoint, pause, error
+            )
             raise
         with self._lock:
             self._connecting -= 1
@@ -431,48 +471,73 @@ class ConnectionPool:
         logger.debug("opened a session to %s", self.endpoint)
         return member
 
-    def _back_off(self, error: ConnectError) -> None:
-        """Let the next attempt wait, longer from failure to failure."""
-        pause = min(BACKOFF_MAX, BACKOFF_MIN * 2**self._failures) * (1 - JITTER * self._jitter())
-        # No overflow, however long a server stays away.
-        self._failures = min(self._failures + 1, 16)
-        self._last_error = error
-        self._retry_at = self._clock() + pause
-        logger.warning("no session to %s, next attempt in %.1f s: %s", self.endpoint, pause, error)
+    def _back_off(self, error: ConnectError, failures: int) -> float:
+        """Let the next attempt wait, longer from failure to failure; return for how long.
 
-    def _fail_fast(self) -> ConnectError:
-        """Tell the last failure again instead of waiting for another."""
-        error = self._last_error
-        assert error is not None  # noqa: S101 - told by the caller's test; for the type checker
-        pause = max(0.0, self._retry_at - self._clock())
-        kinds = (AuthenticationError, HostKeyError, ConnectError)
-        kind = next(kind for kind in kinds if isinstance(error, kind))
-        return kind(f"{error} (not tried again for another {pause:.1f} s)")
+        Args:
+            error: What went wrong.
+            failures: How many attempts had failed before; those made side by side count once.
+        """
+        pause = min(BACKOFF_MAX, BACKOFF_MIN * 2.0**failures) * (1 - JITTER * self._jitter())
+        # No overflow, however long a server stays away.
+        self._failures = min(failures + 1, 16)
+        # Not the error itself: it would keep alive all that its traceback sees, secrets included.
+        kind = next(
+            k for k in (AuthenticationError, HostKeyError, ConnectError) if isinstance(error, k)
+        )
+        self._last_error = kind, str(error)
+        self._retry_at = self._clock() + pause
+        return pause
+
+    def _is_outdated(self, member: _Member) -> bool:
+        return member.generation != self._generation or self._clock() >= member.expires
+
+    def _idles_until(self, member: _Member) -> float:
+        return min(member.expires, member.last_used + self.limits.max_idle)
 
     def _take_outdated(self) -> list[_Member]:
-        """Remove the idle sessions that may not serve again, with the lock held."""
-        now = self._clock()
+        """Remove the idle sessions that may not serve again, with the lock held.
+
+        They take up room until ``_close()`` had them.
+        """
         outdated = []
         for member in tuple(self._idle):
-            if member.generation != self._generation or now >= member.expires:
+            if member.broken:
+                self._counters.closed_broken += 1
+            elif self._is_outdated(member):
                 self._counters.closed_lifetime += 1
-            elif now >= member.idle_since + self.limits.max_idle:
+            elif self._clock() >= self._idles_until(member):
                 self._counters.closed_idle += 1
             else:
                 continue
             self._idle.remove(member)
             outdated.append(member)
+        self._closing += len(outdated)
         return outdated
 
-    def _schedule_reaper(self, *, again: bool = False) -> None:
-        """Have idle sessions closed in time: a timer lives only as long as there are any."""
-        if again:
-            self._reaper = None
-        if self._idle and self._reaper is None:
-            pause = self.limits.max_idle * (1 + JITTER * self._jitter())
-            self._reaper = threading.Timer(pause, _reap, (weakref.ref(self),))
-            self._reaper.daemon = True
-            self._reaper.start()
+    def _close(self, outdated: list[_Member]) -> None:
+        """Close sessions, then let others take their room."""
+        for member in outdated:
+            try:
+                member.session.close()
+            finally:
+                with self._lock:
+                    self._closing -= 1
+                    self._dispatch()
+
+    def _schedule_reaper(self) -> None:
+        """Have idle sessions closed in time: a timer runs only when there are any."""
+        if not self._idle or self._reaper is not None:
+            return
+        pause = min(map(self._idles_until, self._idle)) - self._clock()
+        pause += self.limits.max_idle * JITTER * self._jitter()
+        reaper = threading.Timer(min(max(pause, 0.0), threading.TIMEOUT_MAX), _reap)
+        reaper.args = (weakref.ref(self, lambda _: reaper.cancel()),)
+        reaper.daemon = True
+        # While the interpreter exits no thread can be started; nor is there a need for one.
+        with suppress(RuntimeError):
+            reaper.start()
+            self._reaper = reaper
 
     # Forks
 
@@ -489,9 +554,7 @@ class ConnectionPool:
         self._idle.clear()
         self._reset()
         for member in inherited:
-            member.session.abandon()
-        # Kept for ever: collecting a session would run its library's clean-up on the wire.
-        _abandoned.extend(inherited)
+            _abandon(member)
 
     def _stats(self) -> PoolStats:
         counted = {f.name: getattr(self._counters, f.name) for f in fields(self._counters)}
@@ -512,19 +575,32 @@ def _brief(stats: PoolStats) -> str:
     )
 
 
-def _close_all(members: list[_Member]) -> None:
+def _close_idle(members: list[_Member]) -> None:
+    """Close what a pool leaves behind, unless it is a parent's."""
     while members:
-        members.pop().session.close()
+        member = members.pop()
+        if member.pid == os.getpid():
+            member.session.close()
+        else:
+            _abandon(member)
 
 
-def _reap(pool: weakref.ref[ConnectionPool]) -> None:
-    if (alive := pool()) is not None:
-        alive.reap()
+def _abandon(member: _Member) -> None:
+    # Kept for ever: collecting a session would run its library's clean-up on the wire.
+    _abandoned.append(member)
+    member.session.abandon()
+
+
+def _reap(reference: weakref.ref[ConnectionPool]) -> None:
+    pool = reference()
+    if pool is not None:
+        pool._reaper = None
+        pool.reap()
 
 
 # The registry: one pool for each endpoint, for as long as a storage holds it.
 
-_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+_pools: weakref.WeakValueDictionary[int, ConnectionPool] = weakref.WeakValueDictionary()
 _registry: weakref.WeakValueDictionary[Endpoint, ConnectionPool] = weakref.WeakValueDictionary()
 _registry_lock = threading.Lock()
 _fork_lock = threading.Lock()
@@ -551,12 +627,14 @@ def get_pool(endpoint: Endpoint, limits: PoolLimits) -> ConnectionPool:
 
 def all_pools() -> list[ConnectionPool]:
     """Return the pools of this process."""
-    return list(_pools)
+    # In one step: other threads may be making pools.
+    return [pool for reference in _pools.valuerefs() if (pool := reference()) is not None]
 
 
 def _after_fork_in_child() -> None:
-    global _registry_lock
+    global _registry_lock, _fork_lock
     _registry_lock = threading.Lock()
+    _fork_lock = threading.Lock()
     for pool in all_pools():
         pool._forget_parent()
 

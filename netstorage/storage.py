@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import logging
 import posixpath
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cached_property
 from pathlib import PurePath
-from typing import Any, BinaryIO, ClassVar, TypedDict, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urljoin
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
+from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import File
-from django.core.files.storage import Storage
-from django.core.signals import setting_changed
-from django.urls import get_script_prefix
 from django.utils.encoding import filepath_to_uri
 
 from .exceptions import ConnectionLost, NetStorageError, PoolTimeout
-from .files import RemoteFile, Spool, local_source
-from .pool import ConnectionPool, PoolLimits, get_pool
-from .session import Endpoint, Session, Sink, Stat
+from .files import RemoteFile, local_source
+from .options import ConfiguredStorage
+from .session import Session, Sink, Stat
+from .spool import Spool
 
 logger = logging.getLogger("netstorage.storage")
 
@@ -43,53 +39,7 @@ _is_temporary = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}").fullmatch
 _max_length: ContextVar[int | None] = ContextVar("netstorage_max_length", default=None)
 
 
-class PoolOptions(TypedDict, total=False):
-    """The option ``pool``; see PoolLimits for the meanings and defaults."""
-
-    max_size: int
-    timeout: float
-    max_idle: float
-    max_lifetime: float
-
-
-class CommonOptions(TypedDict, total=False):
-    """The options that every network storage takes.
-
-    Attributes:
-        location: Root of the storage on the server.
-        base_url: What ``url()`` puts before names; default: MEDIA_URL.
-        allow_overwrite: Whether ``save()`` replaces a file of the same name.
-        max_memory_size: Bytes of a file kept in memory before a temporary file is used; default:
-            FILE_UPLOAD_MAX_MEMORY_SIZE.
-        timeout: Seconds of silence after which a server is given up.
-        connect_timeout: Seconds that opening a session may take.
-        pool: Limits of the connection pool.
-        read_only: Whether everything that would change the server is refused.
-    """
-
-    location: str | PurePath
-    base_url: str | None
-    allow_overwrite: bool
-    max_memory_size: int | None
-    timeout: float
-    connect_timeout: float
-    pool: PoolOptions
-    read_only: bool
-
-
-COMMON_DEFAULTS: CommonOptions = {
-    "location": "",
-    "base_url": None,
-    "allow_overwrite": False,
-    "max_memory_size": None,
-    "timeout": 30.0,
-    "connect_timeout": 10.0,
-    "pool": {},
-    "read_only": False,
-}
-
-
-class NetworkStorage(Storage):
+class NetworkStorage(ConfiguredStorage):
     """A Django storage on a server; the protocols derive from it.
 
     Every option may come from the setting named by ``settings_name``, too; arguments win.
@@ -100,146 +50,26 @@ class NetworkStorage(Storage):
         NetStorageError: From every method that talks to the server; see netstorage.exceptions.
     """
 
-    settings_name: ClassVar[str]
-    """The setting that holds options for every storage of the class."""
-    defaults: ClassVar[Mapping[str, Any]]
-    """Every option of the class, with its default."""
-    required: ClassVar[str]
-    """The option that has no default."""
-    secrets: ClassVar[frozenset[str]]
-    """Options that never enter a migration, a repr, a log or a message."""
-
-    def __init__(self, **options: Any) -> None:
-        self._given = options
-        self._refuse_unknown(options, f"{type(self).__name__}()")
-        setting_changed.connect(self._forget_settings)
-
-    # Options
-
-    @classmethod
-    def _refuse_unknown(cls, options: Mapping[str, Any], where: str) -> None:
-        for name in options:
-            if name not in cls.defaults:
-                near = difflib.get_close_matches(str(name), cls.defaults, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ImproperlyConfigured(f"{where} has no option {name!r}.{hint}")
-
-    def _forget_settings(self, *, setting: str, **kwargs: object) -> None:
-        if setting == self.settings_name:
-            for cached in ("options", "pool", "location", "base_url"):
-                self.__dict__.pop(cached, None)
-        elif setting == "MEDIA_URL":
-            self.__dict__.pop("base_url", None)
-
-    @cached_property
-    def options(self) -> Mapping[str, Any]:
-        """Every option with its value: from the arguments, the setting, or the default."""
-        from_settings = getattr(settings, self.settings_name, {})
-        if not isinstance(from_settings, Mapping):
-            raise ImproperlyConfigured(f"{self.settings_name} must be a dictionary of options.")
-        self._refuse_unknown(from_settings, self.settings_name)
-        options = {**self.defaults, **from_settings, **self._given}
-        if not options[self.required]:
-            raise ImproperlyConfigured(
-                f"{type(self).__name__} needs the option {self.required!r}: put it into OPTIONS of "
-                f"the storage's entry in STORAGES, into {self.settings_name}, or pass it to "
-                f"{type(self).__name__}()."
-            )
-        for name in ("timeout", "connect_timeout"):
-            value = options[name]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ImproperlyConfigured(
-                    f"the option {name!r} must be a positive number of seconds, not {value!r}."
-                )
-        return options
-
-    @cached_property
-    def location(self) -> str:
-        """The storage's root on the server."""
-        location = str(self.options["location"] or "")
-        return posixpath.normpath(location) if location else ""
-
-    @cached_property
-    def base_url(self) -> str | None:
-        """What ``url()`` puts before names, or None if neither option nor setting tells."""
-        base_url: str | None = self.options["base_url"]
-        if base_url is None:
-            # Without a value of its own, MEDIA_URL is the script prefix alone.
-            media_url = settings.MEDIA_URL
-            base_url = None if media_url == get_script_prefix() else media_url
-        if base_url and not base_url.endswith("/"):
-            base_url += "/"
-        return base_url or None
-
-    @property
-    def max_memory_size(self) -> int:
-        """Bytes of a file that are kept in memory before a temporary file is used."""
-        value: int | None = self.options["max_memory_size"]
-        return settings.FILE_UPLOAD_MAX_MEMORY_SIZE if value is None else value
-
-    @property
-    def file_permissions_mode(self) -> int | None:
-        """Permission bits of new files, where the protocol knows such."""
-        return None
-
-    @property
-    def directory_permissions_mode(self) -> int | None:
-        """Permission bits of new directories, where the protocol knows such."""
-        return None
-
-    def _endpoint(self) -> Endpoint:
-        """Return where and as whom ``options`` say to connect."""
-        raise NotImplementedError
-
-    def _limits(self) -> PoolLimits:
-        """Return the pool's limits that the option ``pool`` sets."""
-        options = self.options["pool"]
-        if not isinstance(options, Mapping):
-            raise ImproperlyConfigured("the option 'pool' must be a dictionary.")
-        known = [field.name for field in fields(PoolLimits)]
-        for name in options:
-            if name not in known:
-                raise ImproperlyConfigured(
-                    f"the option 'pool' has no entry {name!r}; it takes {', '.join(known)}."
-                )
-        try:
-            return PoolLimits(**options)
-        except (TypeError, ValueError) as error:
-            raise ImproperlyConfigured(f"the option 'pool': {error}.") from error
-
-    @cached_property
-    def pool(self) -> ConnectionPool:
-        """The process's pool of sessions, shared by all storages that connect alike."""
-        try:
-            return get_pool(self._endpoint(), self._limits())
-        except ValueError as error:
-            raise ImproperlyConfigured(f"{error}. Give both the same option 'pool'.") from error
-
-    def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
-        """Describe the storage for a migration, without its secrets."""
-        cls = type(self)
-        public = {name: value for name, value in self._given.items() if name not in self.secrets}
-        return f"{cls.__module__}.{cls.__qualname__}", (), public
-
-    def __repr__(self) -> str:
-        """Show the class and the arguments that are no secrets."""
-        shown = ", ".join(
-            f"{name}={'…' if name in self.secrets else repr(value)}"
-            for name, value in self._given.items()
-        )
-        return f"{type(self).__name__}({shown})"
-
     # Names
 
     def _clean(self, name: str | PurePath) -> str:
         """Return ``name`` without detours, or refuse it; the root is the empty string."""
-        text = name.as_posix() if isinstance(name, PurePath) else str(name)
+        text = _as_text(name)
         clean = posixpath.normpath(text) if text else ""
         # As with FileSystemStorage, a whole path below an absolute location will do.
         if clean.startswith("/") and self.location.startswith("/"):
             clean = posixpath.relpath(clean, self.location)
-        if "\0" in text or clean == ".." or clean.startswith(("/", "../")):
+        # A server on Windows may take a backslash for a slash.
+        as_windows = posixpath.normpath(clean.replace("\\", "/"))
+        if "\0" in text or any(
+            reading == ".." or reading.startswith(("/", "../")) for reading in (clean, as_windows)
+        ):
             raise SuspiciousFileOperation(f"The name {text!r} leads out of the storage's location.")
+        try:
+            # Bytes that are no text come and go as surrogate escapes; other surrogates are nothing.
+            clean.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise SuspiciousFileOperation(f"The name {text!r} cannot be encoded.") from None
         return "" if clean == "." else clean
 
     def _path(self, name: str | PurePath) -> str:
@@ -296,6 +126,7 @@ class NetworkStorage(Storage):
         Returns:
             The name it got.
         """
+        self._refuse_read_only(name or getattr(content, "name", None) or "")
         token = _max_length.set(max_length)
         try:
             return super().save(name, content, max_length=max_length)
@@ -332,6 +163,9 @@ class NetworkStorage(Storage):
             rename: Whether another name is taken if that one is; else FileExistsError.
         """
         name = self._clean(name)
+        if not (overwrite or rename) and self.exists(name):
+            # save() has looked already.
+            raise FileExistsError(errno.EEXIST, "the name is taken", name)
         directory = posixpath.dirname(self._path(name))
         temporaries: list[str] = []
 
@@ -400,8 +234,11 @@ class NetworkStorage(Storage):
     def _open(self, name: str, mode: str = "rb") -> File[Any]:
         if set(mode) & set("wax+"):
             self._refuse_read_only(name)
+            if not self._clean(name):
+                raise IsADirectoryError(errno.EISDIR, "is the root of the storage", str(name))
         self._clean(name)
-        return RemoteFile(_Remote(self, str(name)), str(name), mode)
+        name = _as_text(name)
+        return RemoteFile(_Remote(self, name), name, mode)
 
     def _spool(self) -> Spool:
         return Spool(self.max_memory_size, settings.FILE_UPLOAD_TEMP_DIR)
@@ -492,6 +329,10 @@ class NetworkStorage(Storage):
             self._run(name, lambda session: session.remove(path))
 
 
+def _as_text(name: str | PurePath) -> str:
+    return name.as_posix() if isinstance(name, PurePath) else str(name)
+
+
 @dataclass(frozen=True)
 class _Remote:
     """One file of a storage, for RemoteFile."""
@@ -500,7 +341,10 @@ class _Remote:
     name: str
 
     def stat(self) -> Stat:
-        return self.storage._stat(self.name)
+        stat = self.storage._stat(self.name)
+        if stat.is_dir:
+            raise IsADirectoryError(errno.EISDIR, "is a directory", self.name)
+        return stat
 
     def read(self, start: int, stop: int | None, sink: Sink) -> Stat:
         path = self.storage._path(self.name)

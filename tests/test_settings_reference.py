@@ -9,9 +9,9 @@ import pytest
 
 import netstorage
 from netstorage import SFTPStorage, WebDAVStorage
+from netstorage.options import COMMON_DEFAULTS, CommonOptions, PoolOptions
 from netstorage.pool import PoolLimits, PoolStats
 from netstorage.sftp import SFTPOptions
-from netstorage.storage import COMMON_DEFAULTS, CommonOptions, PoolOptions
 from netstorage.webdav import WebDAVOptions
 
 ROOT = Path(__file__).parents[1]

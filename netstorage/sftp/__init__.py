@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from ..storage import COMMON_DEFAULTS, CommonOptions, NetworkStorage
+from ..options import COMMON_DEFAULTS, CommonOptions
+from ..storage import NetworkStorage
 
 try:
     from .hostkeys import parse_pin

@@ -9,8 +9,8 @@ import posixpath
 import stat as modes
 import struct
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, BinaryIO, cast
+from collections.abc import Iterable, Sized
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from ..exceptions import ProtocolError
 from ..session import Entry, Session, Sink, Stat
@@ -73,9 +73,9 @@ class SFTPSession(Session):
         return self._transport.is_active() and self._wire.idle
 
     def ping(self) -> None:
-        """Ask for the attributes of the login directory."""
+        """Ask for the attributes of the login directory; a refusal is a sign of life, too."""
         self._wire.set_timeout(PING_TIMEOUT)
-        self.stat("")
+        self._look("")
         self._wire.set_timeout()
 
     def close(self) -> None:
@@ -102,27 +102,28 @@ class SFTPSession(Session):
             handle = wire.handle(wire.request(w.OPENDIR, _name(path)))
         except StatusError as error:
             raise self._not_a_directory(path, error) from error
-        entries: list[tuple[str, Attributes]] = []
+        entries: dict[str, Attributes] = {}
         in_flight = 2
         at_end = False
         failure: StatusError | None = None
         while not at_end and failure is None:
+            known = len(entries)
             for request in [wire.request(w.READDIR, string(handle)) for _ in range(in_flight)]:
                 try:
                     names = wire.names(request)
                 except StatusError as error:
                     failure = failure or error
                 else:
-                    if names is None:
-                        at_end = True
-                    else:
-                        entries += [(_decode(name), attributes) for name, attributes in names]
+                    at_end = at_end or not names
+                    entries.update((_decode(name), attributes) for name, attributes in names or ())
+            if len(entries) == known and not at_end and failure is None:
+                raise wire.violation("lists the same names over and over")
             in_flight = min(in_flight * 2, w.IN_FLIGHT_REQUESTS)
         self._close(handle)
         if failure is not None:
             raise self._not_a_directory(path, failure)
         # A name with a slash would lead somewhere else.
-        named = [e for e in entries if e[0] not in {"", ".", ".."} and "/" not in e[0]]
+        named = [e for e in entries.items() if e[0] not in {"", ".", ".."} and "/" not in e[0]]
         return self._entries(path, named)
 
     def _entries(self, path: str, named: list[tuple[str, Attributes]]) -> list[Entry]:
@@ -202,10 +203,10 @@ class SFTPSession(Session):
                 continue
             if count == 0:
                 limit = min(limit, at)
-            elif count < length and failure is None:
+            elif (rest := min(at + length, limit) - at - count) > 0 and failure is None:
                 # A short answer says nothing of the end: ask for the rest.
-                rest = wire.request_read(handle, at + count, length - count, sink)
-                reads.appendleft((rest, at + count, length - count))
+                at += count
+                reads.appendleft((wire.request_read(handle, at, rest, sink), at, rest))
         self._close(handle)
         if _is_dir(attributes):
             raise IsADirectoryError(errno.EISDIR, "is a directory", path)
@@ -214,7 +215,7 @@ class SFTPSession(Session):
         return _as_stat(attributes)
 
     @staticmethod
-    def _has_room(in_flight: deque[tuple[int, int, int]], length: int) -> bool:
+    def _has_room(in_flight: Sized, length: int) -> bool:
         return (
             len(in_flight) < w.IN_FLIGHT_REQUESTS
             and (len(in_flight) + 1) * length <= w.IN_FLIGHT_BYTES
@@ -228,6 +229,7 @@ class SFTPSession(Session):
         Every answer is examined before this returns, so a rename may follow. It must not travel in
         the same flight: the server would run it even after a WRITE that failed.
         """
+        self._require_plain(path)
         wire = self._wire
         flags = struct.pack(">I", w.O_WRITE | w.O_CREAT | w.O_EXCL)
         try:
@@ -235,7 +237,7 @@ class SFTPSession(Session):
             handle = wire.handle(wire.request(w.OPEN, _name(path) + flags + encode_mode(mode)))
         except StatusError as error:
             raise self._open_error(path, error, creating=True) from error
-        failure = self._write_data(handle, source, size)
+        writes, failure = self._send_data(handle, source, size)
         chmod = None
         if mode is not None and failure is None:
             chmod = wire.request(w.FSETSTAT, string(handle) + encode_mode(mode))
@@ -245,15 +247,15 @@ class SFTPSession(Session):
         fstat = wire.request(w.FSTAT, string(handle))
         close = wire.request(w.CLOSE, string(handle))
 
+        failure = self._first_failure((*writes, sync), failure)
         mode_failure = self._failure_of(chmod)
-        failure = failure or self._failure_of(sync)
         attributes = Attributes()
         try:
             attributes = wire.attributes(fstat)
         except StatusError as error:
             failure = failure or error
         # What a server could not write any more it may tell at the end only.
-        failure = self._failure_of(close) or failure
+        failure = self._first_failure((close,), failure)
         if failure is not None:
             raise self._write_error(failure, path)
         if attributes.size not in {size, None}:
@@ -272,12 +274,18 @@ class SFTPSession(Session):
             )
             raise refusal
 
-    def _write_data(self, handle: bytes, source: BinaryIO, size: int) -> StatusError | None:
-        """Send the data within the bounds of a flight; return the first answer that was bad."""
+    def _send_data(
+        self, handle: bytes, source: BinaryIO, size: int
+    ) -> tuple[deque[int], StatusError | None]:
+        """Send the data within the bounds of a flight.
+
+        Returns:
+            The WRITEs whose answers are still owed, and the first answer that was bad.
+        """
         wire = self._wire
         head = w.write_head_size(handle)
         frame = memoryview(bytearray(head + min(wire.max_write, max(size, 1))))
-        writes: deque[tuple[int, int, int]] = deque()
+        writes: deque[int] = deque()
         failure: StatusError | None = None
         offset = 0
         source.seek(0)
@@ -287,12 +295,19 @@ class SFTPSession(Session):
                 # Nothing has its name yet: what was sent is removed with the temporary file.
                 failure = StatusError(-1, f"the content ended at {offset} of {size} bytes")
                 break
-            while not self._has_room(writes, wire.max_write):
-                failure = failure or self._failure_of(writes.popleft()[0])
-            writes.append((wire.request_write(frame, handle, offset, count), offset, count))
+            if not self._has_room(writes, wire.max_write):
+                failure = self._failure_of(writes.popleft())
+            writes.append(wire.request_write(frame, handle, offset, count))
             offset += count
-        for request, _, _ in writes:
-            failure = failure or self._failure_of(request)
+        return writes, failure
+
+    def _first_failure(
+        self, requests: Iterable[int | None], failure: StatusError | None
+    ) -> StatusError | None:
+        """Wait for the answer to each request; return ``failure`` or the first bad answer."""
+        for request in requests:
+            refused = self._failure_of(request)
+            failure = failure or refused
         return failure
 
     def _failure_of(self, request: int | None) -> StatusError | None:
@@ -313,6 +328,7 @@ class SFTPSession(Session):
         link does, where they can; at the worst a look just before is all there is.
         """
         if not self._strict:
+            self._require_plain(target)
             if self._link(source, target):
                 return
             if self._look(target, follow=False) is not None:
@@ -354,6 +370,7 @@ class SFTPSession(Session):
 
     def replace(self, source: str, target: str) -> None:
         """Rename over what is there, atomically."""
+        self._require_plain(target)
         wire = self._wire
         names = _name(source) + _name(target)
         atomic = "posix-rename@openssh.com" in wire.extensions
@@ -401,7 +418,7 @@ class SFTPSession(Session):
             if there is not None and not _is_dir(there):
                 raise _no_directory(level, path)
             if there is None and (failure := failures.get(level)) is not None:
-                raise self._error(failure, level)
+                raise self._disk_error(failure, level) or self._error(failure, level)
 
     def remove(self, path: str) -> None:
         """Remove a file; if that does not work because it is a directory, an empty directory."""
@@ -410,8 +427,7 @@ class SFTPSession(Session):
             wire.status(wire.request(w.REMOVE, _name(path)))
         except StatusError as error:
             # OpenSSH says 4 for a directory on Linux, 3 on other systems.
-            there = None if error.code == w.NO_SUCH_FILE else self._look(path, follow=False)
-            if there is None or not _is_dir(there):
+            if error.code == w.NO_SUCH_FILE or not _is_dir(self._attributes(path, follow=False)):
                 raise self._error(error, path) from error
         else:
             return
@@ -421,6 +437,13 @@ class SFTPSession(Session):
             if error.code == w.FAILURE and self._look(path, follow=False) is not None:
                 raise OSError(errno.ENOTEMPTY, "the directory is not empty", path) from error
             raise self._error(error, path) from error
+
+    def _require_plain(self, path: str) -> None:
+        """Refuse names that rclone, and who knows who else, takes and does not find again."""
+        if not self._strict and any(character < " " or character == "\x7f" for character in path):
+            raise OSError(
+                errno.EINVAL, "control characters in a name may not survive on this server", path
+            )
 
     def _close(self, handle: bytes) -> None:
         """Close a handle that was only read from: its answer can tell nothing that matters."""
@@ -451,8 +474,8 @@ class SFTPSession(Session):
                 return FileNotFoundError(errno.ENOENT, "its directory is missing", path)
             if above is not None and not _is_dir(above):
                 return _no_directory(parent, path)
-            if creating and error.code == w.FAILURE:
-                return self._write_error(error, path)
+            if creating:
+                return self._disk_error(error, path) or self._error(error, path)
         return self._error(error, path)
 
     def _not_a_directory(self, path: str, error: StatusError) -> OSError:
@@ -462,35 +485,51 @@ class SFTPSession(Session):
         return self._error(error, path)
 
     def _write_error(self, error: StatusError, path: str) -> OSError:
-        """Find out what a refused WRITE meant, from the space that is left."""
+        """Find out what a refused WRITE meant."""
         if error.code == -1:
             return OSError(errno.EIO, error.message, path)
-        if error.code != w.FAILURE:
-            return self._error(error, path)
-        free = self._free_space(posixpath.dirname(path))
-        if free == 0:
-            return OSError(errno.ENOSPC, "no space left on the server", path)
-        if free is not None:
+        disk = self._disk(path) if error.code == w.FAILURE else None
+        if disk is not None and not disk.full and not disk.read_only:
             return OSError(
                 errno.EDQUOT,
                 "the server refused the data though its disk has room: most likely a quota or a "
                 f"limit for the size of files is reached (it says: {error.message[:200]!r})",
                 path,
             )
-        return self._error(error, path)
+        return self._disk_error(error, path, disk) or self._error(error, path)
 
-    def _free_space(self, path: str) -> int | None:
-        """Return how many bytes may still be written (OpenSSH PROTOCOL, 4.5), if it can be told."""
+    def _disk_error(
+        self, error: StatusError, path: str, disk: _Disk | None = None
+    ) -> OSError | None:
+        """Tell a failure that the disk explains."""
+        if error.code != w.FAILURE or (disk := disk or self._disk(path)) is None:
+            return None
+        if disk.read_only:
+            return OSError(errno.EROFS, "the server's disk is read-only", path)
+        return OSError(errno.ENOSPC, "no space left on the server", path) if disk.full else None
+
+    def _disk(self, path: str) -> _Disk | None:
+        """Ask about the disk that ``path`` would be on (OpenSSH PROTOCOL, 4.5)."""
         wire = self._wire
         if "statvfs@openssh.com" not in wire.extensions:
             return None
+        name = _name(posixpath.dirname(path))
         try:
-            reply = wire.extended(wire.request_extended("statvfs@openssh.com", _name(path)))
+            reply = wire.extended(wire.request_extended("statvfs@openssh.com", name))
             numbers = struct.unpack(">11Q", reply)
         except (StatusError, struct.error):
             return None
-        fragment, available, inodes = numbers[1], numbers[4], numbers[7]
-        return 0 if available == 0 or (inodes == 0 and numbers[5]) else fragment * available
+        available, all_inodes, inodes, flags = numbers[4], numbers[5], numbers[7], numbers[9]
+        return _Disk(
+            full=available == 0 or (inodes == 0 and all_inodes > 0), read_only=bool(flags & 1)
+        )
+
+
+class _Disk(NamedTuple):
+    """What may keep a disk from taking a file."""
+
+    full: bool
+    read_only: bool
 
 
 def _read_into(source: BinaryIO, buffer: memoryview) -> int:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import io
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import paramiko
+from paramiko.common import cMSG_SERVICE_REQUEST
 from paramiko.ssh_exception import (
     AuthenticationException,
     BadAuthenticationType,
@@ -23,7 +24,7 @@ from paramiko.ssh_exception import (
     SSHException,
 )
 
-from ..exceptions import AuthenticationError, ConnectError, NetStorageError
+from ..exceptions import AuthenticationError, ConnectError, ConnectionLost, NetStorageError
 from .hostkeys import TrustedKeys
 from .session import SFTPSession
 from .wire import StatusError, Wire
@@ -86,42 +87,52 @@ class SFTPEndpoint:
             trusted.add_pins(self.host_key)
         if self.known_hosts:
             trusted.add_known_hosts(self.known_hosts, self.host, self.port)
-        deadline = _Deadline(self)
-        sock = self._dial(deadline)
-        transport = None
-        try:
-            with self._explained(sock, deadline):
-                transport = paramiko.Transport(sock)
-                self._negotiate(transport, trusted, deadline)
-                self._log_in(transport, deadline)
-                return self._start_sftp(transport, deadline)
-        except BaseException:
-            if transport is not None:
-                transport.close()
-            sock.close()
-            raise
+        with ExitStack() as stack:
+            # Before the server waits: callables may take their time.
+            methods = self._methods(stack)
+            deadline = _Deadline(self)
+            sock = self._dial(deadline)
+            transport = None
+            try:
+                with self._explained(sock, deadline):
+                    transport = _Transport(sock)
+                    self._negotiate(transport, trusted, deadline)
+                    self._log_in(transport, methods, deadline)
+                    session = self._start_sftp(transport, deadline)
+                    sock.give_up_at = None
+                    return session
+            except BaseException:
+                if transport is not None:
+                    transport.close()
+                sock.close()
+                raise
 
     def _dial(self, deadline: _Deadline) -> _Socket:
         """Connect to the first address that answers, IPv6 or IPv4; they share the time."""
         try:
             addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise ConnectError(
-                f"the name {self.host!r} cannot be resolved: {error.strerror or error}. "
+                f"the name {self.host!r} cannot be resolved: "
+                f"{getattr(error, 'strerror', None) or error}. "
                 "Check the option host."
             ) from error
         failure: OSError | None = None
         for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-            sock = _Socket(family, kind, protocol)
+            sock = None
             try:
+                sock = _Socket(family, kind, protocol)
                 sock.silence = self.timeout
+                sock.give_up_at = deadline.end
                 sock.settimeout(deadline.left() / (len(addresses) - tried))
                 sock.connect(address)
                 # paramiko does not: each small exchange would wait 40 ms for a delayed ACK.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             except OSError as error:
-                sock.close()
+                # A machine without IPv6 cannot even make a socket for it.
+                if sock is not None:
+                    sock.close()
                 failure = error
             else:
                 return sock
@@ -149,29 +160,37 @@ class SFTPEndpoint:
             key = transport.get_remote_server_key()
         except SSHException:
             # start_client() returns without a word when its time is up.
-            raise deadline.exceeded("it did not finish the key exchange") from None
+            greeted = b"SSH-" in bytes(getattr(transport.sock, "first_bytes", b""))
+            what = "it did not finish the key exchange" if greeted else "it sent no SSH banner"
+            raise deadline.exceeded(what) from None
         trusted.verify(key, str(self))
 
-    def _log_in(self, transport: paramiko.Transport, deadline: _Deadline) -> None:
-        username = self.username or getpass.getuser()
-        methods: list[tuple[str, Callable[[], list[str]]]] = [
-            ("publickey", partial(transport.auth_publickey, username, key)) for key in self._keys()
-        ]
+    def _methods(self, stack: ExitStack) -> list[_Method]:
+        """Gather what there is to log in with; an agent stays open until ``stack`` ends."""
+        methods = [_Method("publickey", key) for key in self._keys(stack)]
         password = reveal(self.password)
         if password is not None:
-            methods.append(("password", partial(transport.auth_password, username, password)))
+            methods.append(_Method("password", password))
         if not methods:
             raise AuthenticationError(
                 f"there is nothing to log in to {self} with: set the option password, "
                 "key_filename or private_key, or run an SSH agent that holds a key"
             )
+        return methods
+
+    def _log_in(
+        self, transport: paramiko.Transport, methods: list[_Method], deadline: _Deadline
+    ) -> None:
+        username = self._username()
         refused: list[str] = []
         allowed: list[str] = []
-        for name, method in methods:
+        for method in methods:
+            name = method.name
             transport.auth_timeout = deadline.left()
             try:
                 # A server that wants a second factor lists what may follow.
-                if not method():
+                allowed = method.attempt(transport, username)
+                if not allowed:
                     return
             except BadAuthenticationType as error:
                 allowed = error.allowed_types
@@ -180,8 +199,13 @@ class SFTPEndpoint:
                 if "timeout" in str(error).lower():
                     raise deadline.exceeded("it did not answer the login") from error
                 refused.append(name)
+                if not transport.is_active():
+                    raise AuthenticationError(
+                        f"{self} ended the connection at the login of {username!r}, after trying "
+                        f"{', '.join(refused)}. OpenSSH does so after too many attempts: an SSH "
+                        "agent's keys count one by one, key_filename is one attempt"
+                    ) from error
             except SSHException as error:
-                # OpenSSH ends the connection after too many attempts.
                 raise AuthenticationError(
                     f"{self} ended the connection at the login of {username!r}: {error}"
                 ) from error
@@ -191,7 +215,17 @@ class SFTPEndpoint:
             f"{hint}. Check the options username, password and key_filename."
         )
 
-    def _keys(self) -> list[paramiko.PKey]:
+    def _username(self) -> str:
+        if self.username:
+            return self.username
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError) as error:
+            raise AuthenticationError(
+                "the process runs as a user without a name: set the option username"
+            ) from error
+
+    def _keys(self, stack: ExitStack) -> list[paramiko.PKey]:
         private_key = reveal(self.private_key)
         if private_key is not None:
             return [self._parse_key(private_key, "private_key")]
@@ -205,7 +239,11 @@ class SFTPEndpoint:
                 ) from error
             return [self._parse_key(text, "key_filename")]
         if self.password is None:
-            agent = paramiko.Agent()
+            try:
+                agent = paramiko.Agent()
+            except (SSHException, OSError) as error:
+                raise AuthenticationError(f"the SSH agent does not work: {error}") from error
+            stack.callback(agent.close)
             return list(agent.get_keys())
         return []
 
@@ -218,7 +256,7 @@ class SFTPEndpoint:
                 raise AuthenticationError(
                     f"the key of the option {option} is encrypted: set the option passphrase"
                 ) from None
-            except (SSHException, ValueError, TypeError, IndexError, struct.error):
+            except (SSHException, ValueError, TypeError, LookupError, AssertionError, struct.error):
                 # Not of this kind; the libraries' words may quote the key.
                 continue
         raise AuthenticationError(
@@ -241,6 +279,11 @@ class SFTPEndpoint:
             wire.start()
         except StatusError as error:
             raise ConnectError(f"{self} does not speak SFTP: {error.message}") from error
+        except ConnectionLost as error:
+            raise ConnectError(
+                f"{self} ended SFTP as soon as it had begun: may this user use it, and is the "
+                "server's SFTP program there?"
+            ) from error
         except TimeoutError as error:
             raise deadline.exceeded("it did not start SFTP") from error
         wire.set_timeout()
@@ -254,6 +297,8 @@ class SFTPEndpoint:
         except ConnectError:
             raise
         except NetStorageError as error:
+            if deadline.left() <= MOMENT:
+                raise deadline.exceeded("it fell silent") from error
             raise ConnectError(str(error)) from error
         except IncompatiblePeer as error:
             raise ConnectError(
@@ -271,8 +316,43 @@ class SFTPEndpoint:
             if deadline.left() <= MOMENT:
                 raise deadline.exceeded("it fell silent") from error
             raise ConnectError(
-                f"{self} ended the connection: {error or 'without a word'}"
+                f"{self} ended the connection: {str(error) or 'without a word'}"
             ) from error
+
+
+class _Transport(paramiko.Transport):
+    """A transport that requests the service of logging in once (RFC 4253, section 10).
+
+    paramiko repeats the request before each attempt. OpenSSH does not mind; asyncssh and the
+    servers written in Go end the connection, so that a second key or a password had no chance.
+    """
+
+    _requested = False
+
+    def _send_message(self, data: paramiko.Message) -> None:
+        if not self.is_authenticated() and data.asbytes()[:1] == cMSG_SERVICE_REQUEST:
+            if self._requested and self.auth_handler is not None:
+                accepted = paramiko.Message()
+                accepted.add_string("ssh-userauth")
+                accepted.rewind()
+                self.auth_handler._parse_service_accept(accepted)  # type: ignore[attr-defined]
+                return
+            self._requested = True
+        super()._send_message(data)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class _Method:
+    """One thing to log in with."""
+
+    name: str
+    secret: paramiko.PKey | str = field(repr=False)
+
+    def attempt(self, transport: paramiko.Transport, username: str) -> list[str]:
+        """Try it; return the methods one of which the server wants in addition."""
+        if isinstance(self.secret, paramiko.PKey):
+            return list(transport.auth_publickey(username, self.secret))
+        return list(transport.auth_password(username, self.secret))
 
 
 MOMENT = 0.001
@@ -284,11 +364,11 @@ class _Deadline:
 
     def __init__(self, endpoint: SFTPEndpoint) -> None:
         self._endpoint = endpoint
-        self._end = time.monotonic() + endpoint.connect_timeout
+        self.end = time.monotonic() + endpoint.connect_timeout
 
     def left(self) -> float:
         """Return the seconds that are left."""
-        return max(MOMENT, self._end - time.monotonic())
+        return max(MOMENT, self.end - time.monotonic())
 
     def exceeded(self, what: str) -> ConnectError:
         """Make the error that says what had not happened by then."""
@@ -300,10 +380,15 @@ class _Deadline:
 
 
 class _Socket(socket.socket):
-    """A socket whose sends end: paramiko repeats one for ever while the peer takes nothing.
+    """A socket whose waits end: some of paramiko's have no deadline of their own.
+
+    It repeats a send for ever while the peer takes nothing, and so it waits for the answer to the
+    request for a subsystem.
 
     Attributes:
         silence: Seconds without progress after which a send fails.
+        give_up_at: When receiving ends, in ``time.monotonic()``'s seconds; None: never.
+        stalled: Whether a send failed for want of progress.
         first_bytes: The beginning of what the server said, up to its list of algorithms.
     """
 
@@ -312,6 +397,8 @@ class _Socket(socket.socket):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._stalled_since: float | None = None
+        self.stalled = False
+        self.give_up_at: float | None = None
         self.first_bytes = bytearray()
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -321,12 +408,15 @@ class _Socket(socket.socket):
             now = time.monotonic()
             self._stalled_since = self._stalled_since or now
             if now - self._stalled_since >= self.silence:
+                self.stalled = True
                 raise BrokenPipeError("the server stopped taking data") from None
             raise
         self._stalled_since = None
         return sent
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        if self.give_up_at is not None and time.monotonic() > self.give_up_at:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the time to connect is over")
         data = super().recv(bufsize, flags)
         if len(self.first_bytes) < 8192:
             self.first_bytes += data

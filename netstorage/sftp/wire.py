@@ -100,10 +100,11 @@ def encode_mode(mode: int | None) -> bytes:
 
 
 class _Body:
-    """Reads the fields of an answer."""
+    """Reads the fields of an answer; ``violation`` makes the error when it is too short."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, violation: Callable[[str], ProtocolError]) -> None:
         self._data = data
+        self._violation = violation
         self._at = 0
 
     def uint(self) -> int:
@@ -136,7 +137,7 @@ class _Body:
     def _take(self, count: int) -> bytes:
         data = self._data[self._at : self._at + count]
         if len(data) < count:
-            raise ProtocolError("the SFTP server sent an answer that ends too early")
+            raise self._violation("sent an answer that ends too early")
         self._at += count
         return data
 
@@ -173,10 +174,16 @@ class Wire:
     def start(self) -> None:
         """Agree on version 3, learn the server's extensions and limits."""
         self._send_all(struct.pack(">IBI", 5, INIT, 3))
-        kind, body = self._receive_frame_head(numbered=False)
-        reader = _Body(self._receive_exactly(body))
-        if kind != VERSION or reader.uint() < 3:
-            raise self._violation("does not speak SFTP version 3")
+        head = self._receive_exactly(5)
+        if all(0x20 <= byte < 0xF8 or byte in b"\t\n\r\x1b" for byte in head):
+            raise self.violation(
+                "sent text before SFTP began. Most likely a start-up file of the login's shell, "
+                "such as .bashrc, prints something: it must not where no terminal is"
+            )
+        kind, body = self._parse_frame_head(head, numbered=False)
+        reader = self._body(self._receive_exactly(body))
+        if kind != VERSION or reader.uint() != 3:
+            raise self.violation("does not speak SFTP version 3")
         while reader.more():
             name, value = reader.string(), reader.string()
             self.extensions[name.decode("ascii", "replace")] = value.decode("ascii", "replace")
@@ -185,7 +192,7 @@ class Wire:
 
     def _learn_limits(self) -> None:
         try:
-            body = _Body(self.extended(self.request_extended("limits@openssh.com")))
+            body = self._body(self.extended(self.request_extended("limits@openssh.com")))
         except StatusError:
             return
         packet, read, write = body.uint64(), body.uint64(), body.uint64()
@@ -312,7 +319,7 @@ class Wire:
             raise
 
     def _expect(self, answer: Answer, kind: int | None) -> _Body:
-        body = _Body(answer.body)
+        body = self._body(answer.body)
         if answer.kind == STATUS:
             code = body.uint()
             if kind is None and code == OK:
@@ -321,19 +328,19 @@ class Wire:
             if code in {NO_CONNECTION, CONNECTION_LOST}:
                 raise self._lost(message or "the server lost its own connection")
             if code == OK:
-                raise self._violation(f"answered with status {code} {message}".rstrip())
+                raise self.violation(f"answered with status {code} {message}".rstrip())
             raise StatusError(code, message)
         if answer.kind != kind:
-            raise self._violation(f"answered with a packet of type {answer.kind}")
+            raise self.violation(f"answered with a packet of type {answer.kind}")
         return body
 
     # Bytes
 
     def _receive_answer(self) -> None:
-        kind, length = self._receive_frame_head(numbered=True)
+        kind, length = self._parse_frame_head(self._receive_exactly(5), numbered=True)
         request_id: int = _UINT.unpack(self._receive_exactly(4))[0]
         if request_id not in self._waiting:
-            raise self._violation("answered a request that was not made")
+            raise self.violation("answered a request that was not made")
         read = self._waiting[request_id]
         if kind == DATA and read is not None:
             body = self._receive_data(read, length)
@@ -345,11 +352,11 @@ class Wire:
         else:
             self._answers[request_id] = Answer(kind, body)
 
-    def _receive_frame_head(self, *, numbered: bool) -> tuple[int, int]:
-        length, kind = struct.unpack(">IB", self._receive_exactly(5))
+    def _parse_frame_head(self, head: bytes, *, numbered: bool) -> tuple[int, int]:
+        length, kind = struct.unpack(">IB", head)
         rest = length - (5 if numbered else 1)
         if not 0 <= rest <= MAX_FRAME:
-            raise self._violation(f"announced a packet of {length} bytes")
+            raise self.violation(f"announced a packet of {length} bytes")
         return kind, rest
 
     def _receive_data(self, read: _Read, length: int) -> bytes:
@@ -357,7 +364,7 @@ class Wire:
         announced = self._receive_exactly(4)
         count: int = _UINT.unpack(announced)[0]
         if count != length - 4 or not 0 < count <= read.length:
-            raise self._violation(f"answered a READ of {read.length} bytes with {count}")
+            raise self.violation(f"answered a READ of {read.length} bytes with {count}")
         offset, left = read.offset, count
         try:
             while left:
@@ -401,22 +408,31 @@ class Wire:
         try:
             return call()
         except TimeoutError as error:
-            self._broken = True
-            timeout = self.channel.gettimeout()
-            raise TimeoutError(
-                errno.ETIMEDOUT, f"{self._server} did not go on within {timeout:g} s (timeout)"
-            ) from error
+            raise self._timed_out() from error
         except (SSHException, EOFError, OSError) as error:
             raise self._lost(str(error) or "the connection ended") from error
         except BaseException:
             self._broken = True
             raise
 
-    def _lost(self, why: str) -> ConnectionLost:
+    def _timed_out(self) -> TimeoutError:
         self._broken = True
+        timeout = self.channel.gettimeout()
+        return TimeoutError(
+            errno.ETIMEDOUT, f"{self._server} did not go on within {timeout:g} s (timeout)"
+        )
+
+    def _lost(self, why: str) -> ConnectionLost | TimeoutError:
+        self._broken = True
+        if getattr(self.channel.get_transport().sock, "stalled", False):
+            return self._timed_out()
         return ConnectionLost(f"the session with {self._server} was lost: {why}")
 
-    def _violation(self, what: str) -> ProtocolError:
+    def _body(self, data: bytes) -> _Body:
+        return _Body(data, self.violation)
+
+    def violation(self, what: str) -> ProtocolError:
+        """Make the error for a server that breaks the protocol; the wire is of no further use."""
         self._broken = True
         return ProtocolError(f"{self._server} broke the SFTP protocol: it {what}")
 

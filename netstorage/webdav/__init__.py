@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..storage import COMMON_DEFAULTS, CommonOptions, NetworkStorage
+from ..options import COMMON_DEFAULTS, CommonOptions
+from ..storage import NetworkStorage
 
 try:
     from .endpoint import WebDAVEndpoint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -49,7 +49,10 @@ class WebDAVEndpoint:
             AuthenticationError: The server refused the credentials.
             ConnectError: Anything else went wrong on the way, or the URL is no WebDAV root.
         """
-        url = httpx.URL(self.url if self.url.endswith("/") else self.url + "/")
+        try:
+            url = httpx.URL(self.url if self.url.endswith("/") else self.url + "/")
+        except httpx.InvalidURL as error:
+            raise ConnectError(f"{self} is no URL: {error}. Check the option url.") from error
         http = self._http_client()
         # webdav4 joins onto the decoded path of its base: quoted once more, that is the quoted one.
         base = url.copy_with(raw_path=quote(url.raw_path.decode("ascii"), safe="/").encode())
@@ -65,11 +68,12 @@ class WebDAVEndpoint:
 
     def _http_client(self) -> HTTPClient:
         timeout = httpx.Timeout(self.timeout, connect=self.connect_timeout)
+        context = _ssl_context(self.verify, self.cert)
         try:
             return HTTPClient(
                 auth=self._auth(),
-                headers=dict(self.headers),
-                verify=_ssl_context(self.verify, self.cert),
+                headers={_sendable("headers", k): _sendable("headers", v) for k, v in self.headers},
+                verify=context,
                 proxy=self.proxy,
                 timeout=timeout,
                 limits=httpx.Limits(
@@ -85,7 +89,7 @@ class WebDAVEndpoint:
     def _auth(self) -> httpx.Auth | None:
         token = self.token() if callable(self.token) else self.token
         if token is not None:
-            return _Bearer(token)
+            return _Bearer(_sendable("token", token))
         if self.username is None:
             return None
         password = self.password() if callable(self.password) else self.password
@@ -105,8 +109,11 @@ class WebDAVEndpoint:
             ) from error
         except PermissionError as error:
             raise AuthenticationError(
-                f"{self} may not be used with these credentials (403)"
+                f"{self} may not be used with these credentials (403). Check the options url, "
+                "username and password."
             ) from error
+        except NotADirectoryError as error:
+            raise ConnectError(f"{self} is a file: set the option url to a folder") from error
         except TimeoutError as error:
             cause = error.__cause__
             if isinstance(cause, httpx.ConnectTimeout):
@@ -117,30 +124,53 @@ class WebDAVEndpoint:
             raise ConnectError(str(error)) from error
         except ConnectionError as error:
             raise self._unreachable(error) from error
+        except UnicodeError as error:
+            raise ConnectError(
+                f"the name in {self} cannot be resolved: {error}. Check the option url."
+            ) from error
         except (NetStorageError, OSError) as error:
-            raise ConnectError(self._no_webdav(error)) from error
-
-    def _no_webdav(self, error: BaseException) -> str:
-        if isinstance(error, OSError) and error.errno not in {None, errno.EIO}:
-            return f"{self} does not answer as a WebDAV server: {error.strerror}"
-        return f"{self} does not answer as a WebDAV server: {error}"
+            why = getattr(error, "strerror", None) or error
+            raise ConnectError(
+                f"{self} does not answer as a WebDAV server: {why}. Check the option url."
+            ) from error
 
     def _unreachable(self, error: ConnectionError) -> ConnectError:
         cause = error.__cause__
         chain: BaseException | None = cause
         while chain is not None:
             if isinstance(chain, ssl.SSLError):
-                return ConnectError(
-                    f"{self}: TLS failed: {getattr(chain, 'verify_message', '') or chain.reason}. "
-                    "If the server's certificate is its own or your site's, set the option verify "
-                    "to the path of the CA certificate"
-                )
+                return ConnectError(f"{self}: TLS failed: {_tls_failure(chain)}")
             if isinstance(chain, ConnectionRefusedError):
                 return ConnectError(
                     f"{self} refuses connections: is the server running, is the option url right?"
                 )
             chain = chain.__cause__ or chain.__context__
-        return ConnectError(f"{self} cannot be reached: {cause or error}")
+        why = str(cause or error).rstrip(".")
+        return ConnectError(f"{self} cannot be reached: {why}. Check the option url.")
+
+
+def _tls_failure(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        said = error.verify_message.rstrip(".")
+        if "mismatch" in said:
+            return f"{said}. The option url must name the server as its certificate does."
+        return (
+            f"{said}. If the server's certificate is its own or your site's, set the option verify "
+            "to the path of the CA certificate."
+        )
+    said = error.reason or str(error)
+    if "CERTIFICATE_REQUIRED" in said or "HANDSHAKE_FAILURE" in said:
+        return f"{said}. The server may want a client certificate: see the option cert."
+    return f"{said}. Does the server speak HTTPS there? Check the option url."
+
+
+def _sendable(option: str, text: str) -> str:
+    """Return what can stand in a header; the HTTP client's own error would show it."""
+    if not re.fullmatch(r"[!-~]*([ \t]+[!-~]+)*", text):
+        raise ConnectError(
+            f"the option {option} holds a character that no HTTP header can: a line's end, perhaps"
+        )
+    return text
 
 
 class _Bearer(httpx.Auth):
@@ -157,10 +187,22 @@ class _Bearer(httpx.Auth):
 @lru_cache(maxsize=16)
 def _ssl_context(verify: bool | str, cert: str | tuple[str, ...] | None) -> ssl.SSLContext:
     """Return the context that all sessions with these options share: making one takes long."""
-    context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+    try:
+        context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+    except OSError as error:
+        raise ConnectError(_unusable("verify", str(verify), error)) from error
     if verify is False:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if cert is not None:
-        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+        files = (cert,) if isinstance(cert, str) else cert
+        try:
+            context.load_cert_chain(*files)
+        except OSError as error:
+            raise ConnectError(_unusable("cert", " and ".join(files[:2]), error)) from error
     return context
+
+
+def _unusable(option: str, names: str, error: OSError) -> str:
+    why = getattr(error, "reason", None) or error.strerror or error
+    return f"the option {option} names {names}, which cannot be used: {why}"

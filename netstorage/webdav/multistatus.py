@@ -84,17 +84,17 @@ class _Parser:
         self._in_propstat = False
         self._resources: list[Resource] = []
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes, *, last: bool = False) -> None:
         try:
-            self._expat.Parse(data, False)
-        except expat.ExpatError as error:
+            self._expat.Parse(data, last)
+        except MultistatusError:
+            raise
+        except (expat.ExpatError, LookupError, ValueError) as error:
+            # LookupError and ValueError stand for encodings that are unknown or not supported.
             raise MultistatusError(f"malformed XML: {error}") from error
 
     def close(self) -> list[Resource]:
-        try:
-            self._expat.Parse(b"", True)
-        except expat.ExpatError as error:
-            raise MultistatusError(f"malformed XML: {error}") from error
+        self.feed(b"", last=True)
         return self._resources
 
     def _doctype(self, *args: object) -> None:
@@ -160,7 +160,7 @@ def _resource(response: _Response) -> Resource:
             is_dir=is_dir,
             size=None if is_dir else length(found.get("getcontentlength")),
             mtime=http_date(found.get("getlastmodified")),
-            created=_iso_date(found.get("creationdate")) or http_date(found.get("creationdate")),
+            created=_creation_date(found.get("creationdate")),
             etag=bare_etag(found.get("getetag")),
         ),
     )
@@ -181,8 +181,7 @@ def http_date(text: str | None) -> float | None:
     if not text:
         return None
     try:
-        date = parsedate_to_datetime(text)
-        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+        return _timestamp(parsedate_to_datetime(text))
     except (ValueError, OverflowError):
         return None
 
@@ -192,18 +191,24 @@ def bare_etag(text: str | None) -> str | None:
     return text.removeprefix("W/").strip('"') or None if text else None
 
 
-def _iso_date(text: str | None) -> float | None:
+def _creation_date(text: str | None) -> float | None:
+    """Read a date of RFC 3339, as section 15.1 wants it, or of HTTP, as some servers send it."""
     if not text:
         return None
     try:
         # Python 3.10 does not know "Z".
-        date = datetime.fromisoformat(text.replace("Z", "+00:00").replace("z", "+00:00"))
-        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+        return _timestamp(datetime.fromisoformat(text.upper().replace("Z", "+00:00")))
     except (ValueError, OverflowError):
-        return None
+        return http_date(text)
+
+
+def _timestamp(date: datetime) -> float:
+    """Return seconds since the epoch; OverflowError if no datetime in UTC stands for them."""
+    utc = date.astimezone(timezone.utc) if date.tzinfo else date.replace(tzinfo=timezone.utc)
+    return utc.timestamp()
 
 
 def _status(text: str) -> int | None:
     """Read a status line: ``HTTP/1.1 200 OK``."""
     fields = text.split(None, 2)
-    return int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else None
+    return length(fields[1]) if len(fields) > 1 else None

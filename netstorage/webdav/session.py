@@ -7,7 +7,7 @@ import posixpath
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import quote
@@ -37,6 +37,9 @@ CHUNK = 64 * 2**10
 """Bytes of an upload handed to the HTTP client at once."""
 LOOK_FIRST = 2**20
 """Bytes from which on asking for the directory costs less than sending the body in vain."""
+
+CUTTING = frozenset("?;")
+CONTROL = frozenset(map(chr, [*range(32), 127]))
 
 # A proxy or an Apache with mod_deflate would answer a range of the compressed body.
 IDENTITY = {"Accept-Encoding": "identity"}
@@ -94,12 +97,17 @@ class WebDAVSession(Session):
             OSError: It is not, or we may not.
         """
         response, resources = self._ask_properties("", "0", slash=True)
-        if resources:
-            self._href_root = resources[0].segments
+        if response.status_code == 207:
+            root = _itself(resources, "")
+            if not root.stat.is_dir:
+                raise NotADirectoryError(errno.ENOTDIR, "is a file", "")
+            self._href_root = root.segments
         elif response.status_code in {405, 501}:
-            # nginx without its dav_ext module: all but listings works.
-            self._can_propfind = False
-        elif response.status_code != 207:
+            # nginx without its dav_ext module: all but listings works. Or Apache's root holds an
+            # index.html, which is then asked in its place; a missing name tells them apart.
+            response, _ = self._ask_properties(_temporary(""), "0", slash=False)
+            self._can_propfind = response.status_code not in {405, 501}
+        else:
             raise self._refusal(response, "")
         self._destinations = self._possible_destinations()
 
@@ -127,17 +135,20 @@ class WebDAVSession(Session):
         """Describe a file or collection: one request. WebDAV knows no links."""
         if not self._can_propfind:
             return self._head(path)
-        resources = self._propfind(path, "0")
-        return resources[0].stat
+        return _itself(self._propfind(path, "0"), path).stat
 
     def _propfind(self, path: str, depth: str, *, slash: bool = False) -> list[Resource]:
         response, resources = self._ask_properties(path, depth, slash=slash)
         if response.status_code == 207:
-            if not resources or resources[0].status in {404, 410}:
-                raise FileNotFoundError(errno.ENOENT, "no such file or collection", path)
             return resources
         if not slash and self._leads_to_slash(response):
-            return self._propfind(path, depth, slash=True)
+            try:
+                return self._propfind(path, depth, slash=True)
+            except OSError as error:
+                if depth != "0" or error.errno != errno.ENOTSUP:
+                    raise
+                # Apache asks an index.html in the place of the collection that holds it.
+                return [Resource((), Stat(is_dir=True), None)]
         if response.status_code in {400, 403}:
             # Below a file Apache and lighttpd do not say 404.
             self._raise_if_below_a_file(path)
@@ -159,13 +170,17 @@ class WebDAVSession(Session):
                 ) from error
 
     def _leads_to_slash(self, response: httpx.Response) -> bool:
-        """Tell whether this is a redirect that only adds a collection's slash, as Apache's do."""
+        """Tell whether this is a redirect that only adds a collection's slash, as Apache's do.
+
+        Behind a proxy it may name another host and prefix; nobody goes there.
+        """
         if not response.has_redirect_location:
             return False
         asked = response.request.url
-        target = asked.join(response.headers.get("location", ""))
-        same_host = (target.host, target.port) == (asked.host, asked.port)
-        return same_host and segments(target.path) == segments(asked.path)
+        target = asked.join(response.headers.get("location", "")).path
+        if asked.path.endswith("/") or not target.endswith("/"):
+            return False
+        return segments(target)[-1:] == segments(asked.path)[-1:]
 
     def _raise_if_below_a_file(self, path: str) -> None:
         parent = posixpath.dirname(path)
@@ -198,9 +213,11 @@ class WebDAVSession(Session):
                 raise
             raise NotADirectoryError(errno.ENOTDIR, "is not a collection", path) from error
         # A proxy may have changed the prefix: the collection itself is what all others lie below.
-        itself = min((r.segments for r in resources), key=len)
+        itself = _itself(resources, path).segments
         entries = []
         for resource in resources:
+            if resource.status in {404, 410}:
+                continue
             *parent, name = resource.segments or ("",)
             if tuple(parent) == itself and name not in {"", ".", ".."} and "/" not in name:
                 entries.append(Entry(name, resource.stat.is_dir))
@@ -264,16 +281,20 @@ class WebDAVSession(Session):
 
     def write(self, path: str, source: BinaryIO, size: int, mode: int | None) -> None:
         """PUT with Content-Length, then compare the length that the server has."""
+        _refuse_control_characters(path)
         parent = posixpath.dirname(path)
         if size > LOOK_FIRST and parent:
             self._require_directory(parent)
         body = _Body(source, size)
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         response = self._request("PUT", path, headers, content=body)
+        # 400, 403, 404, 409 and 500 stand for a missing directory, and for other things.
+        if response.status_code in {400, 403, 404, 409, 500} and parent:
+            self._require_directory(parent)
+            if size <= LOOK_FIRST:
+                # Somebody else may have made it meanwhile.
+                response = self._request("PUT", path, headers, content=body)
         if response.status_code not in {200, 201, 204}:
-            # 400, 403, 404, 409 and 500 stand for a missing directory, and for other things.
-            if response.status_code in {400, 403, 404, 409, 500} and parent:
-                self._require_directory(parent)
             raise self._refusal(response, path)
         there = self.stat(path)
         if there.size not in {size, None}:
@@ -290,33 +311,40 @@ class WebDAVSession(Session):
         if not path:
             return
         response = self._request("MKCOL", path, slash=True)
-        # What is there already answers 405, on some servers 301; Go's says 201 to both.
+        # What is there already answers 405, on some servers 301; Go's says 201 to both, and 405
+        # whatever went wrong.
         if response.status_code in {200, 201, 204}:
             return
-        if response.status_code not in {301, 403, 404, 405, 409, 500}:
+        if response.status_code not in {301, 400, 403, 404, 405, 409, 500}:
             raise self._refusal(response, path)
         try:
             self._require_directory(path)
         except FileNotFoundError as error:
             parent = posixpath.dirname(path)
-            if not parent or response.status_code in {301, 405}:
+            if not parent:
                 raise self._refusal(response, path) from error
         else:
             return
         self.makedirs(parent, mode)
         again = self._request("MKCOL", path, slash=True)
-        if again.status_code not in {200, 201, 204, 301, 405}:
-            raise self._refusal(again, path)
+        if again.status_code in {200, 201, 204}:
+            return
+        try:
+            self._require_directory(path)
+        except FileNotFoundError as error:
+            raise self._refusal(again, path) from error
 
     # Naming
 
     def rename(self, source: str, target: str) -> None:
         """MOVE without overwriting."""
-        self._require_whole_names(source, target)
+        _refuse_control_characters(target)
+        self._require_whole_names(target)
         self._move(source, target, overwrite="F")
 
     def replace(self, source: str, target: str) -> None:
         """MOVE over what is there, after a look: some servers would destroy a whole collection."""
+        _refuse_control_characters(target)
         try:
             there = self.stat(target)
         except FileNotFoundError:
@@ -324,33 +352,44 @@ class WebDAVSession(Session):
         else:
             if there.is_dir:
                 raise IsADirectoryError(errno.EISDIR, "is a collection", target)
-        self._require_whole_names(source, target)
+        self._require_whole_names(target)
         self._move(source, target, overwrite="T")
 
-    def _require_whole_names(self, source: str, target: str) -> None:
-        """Refuse a name that the server would change: WsgiDAV cuts it at ``?`` and ``;``.
+    def _require_whole_names(self, target: str) -> None:
+        """Refuse a name that the server would cut: WsgiDAV ends a Destination at ``?`` and ``;``.
 
-        The uploaded file, which is nobody else's yet, is moved to such a name and back to find out.
+        An empty file is moved to such a name and back to find out, where a cut leads to itself.
         """
-        if not {"?", ";", "\n", "\r", "\t"} & set(target):
+        if not CUTTING & {*target, *self._url.path}:
             return
         if self._keeps_names is None:
-            probe = source + "?;\n"
+            directory = posixpath.dirname(target)
+            while CUTTING & set(directory):
+                directory = posixpath.dirname(directory)
+            probe = _temporary(directory)
+            self._put_empty(probe)
             try:
-                self._move(source, probe, overwrite="F")
-                self._move(probe, source, overwrite="F")
+                self._move(probe, probe + "?;", overwrite="F")
+                self._move(probe + "?;", probe, overwrite="F")
             except (PermissionError, FileExistsError, FileNotFoundError):
                 self._keeps_names = False
             else:
                 self._keeps_names = True
+            finally:
+                self._request("DELETE", probe, {"Depth": "0"})
         if not self._keeps_names:
             raise OSError(
-                errno.EINVAL,
-                "the server would change the name for its '?', ';' or line break: use another",
-                target,
+                errno.EINVAL, "the server would cut the name at '?' or ';': use another", target
             )
 
+    def _put_empty(self, path: str) -> None:
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": "0"}
+        response = self._request("PUT", path, headers)
+        if response.status_code not in {200, 201, 204}:
+            raise self._refusal(response, path)
+
     def _move(self, source: str, target: str, *, overwrite: str) -> None:
+        refused: httpx.Response | None = None
         for base in tuple(self._destinations):
             destination = base + _quote(target)
             headers = {"Destination": destination, "Overwrite": overwrite}
@@ -359,19 +398,30 @@ class WebDAVSession(Session):
                 # What one server understands it will understand again.
                 self._destinations = [base]
                 return
-            if response.status_code == 412:
-                raise FileExistsError(errno.EEXIST, "the name is taken", target)
-            if response.status_code not in {400, 403, 404, 409, 500, 502}:
-                raise self._refusal(response, target)
-            # Look before deciding what happened.
+            if refused is None or refused.status_code == 502:
+                # 502 speaks of the base alone.
+                refused = response
+            if response.status_code not in {400, 403, 404, 409, 412, 500, 502}:
+                break
+            # Look before deciding what happened: the answer may be one to a repeated request.
             try:
                 self.stat(source)
             except FileNotFoundError:
                 self.stat(target)
                 return
-        if _too_long(target):
-            raise OSError(errno.ENAMETOOLONG, "the name is too long for the server", target)
-        raise self._refusal(response, target)
+            if response.status_code == 412:
+                break
+        assert refused is not None  # noqa: S101 - there always is a base; for the type checker
+        if overwrite == "F" and (refused.status_code == 412 or self._is_taken(target)):
+            raise FileExistsError(errno.EEXIST, "the name is taken", target)
+        raise self._refusal(refused, target)
+
+    def _is_taken(self, path: str) -> bool:
+        try:
+            self.stat(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _possible_destinations(self) -> list[str]:
         """Return what may precede a path in a Destination, in the order to try.
@@ -400,8 +450,8 @@ class WebDAVSession(Session):
         """
         if self._can_propfind:
             resources = self._propfind(path, "1")
-            is_dir = resources[0].stat.is_dir
-            if is_dir and len(resources) > 1:
+            is_dir = _itself(resources, path).stat.is_dir
+            if len(resources) > 1:
                 raise OSError(errno.ENOTEMPTY, "the collection is not empty", path)
             if is_dir:
                 self._require_hidden_names(path)
@@ -426,11 +476,8 @@ class WebDAVSession(Session):
         collection, to find out.
         """
         if self._lists_hidden is None:
-            probe = posixpath.join(path, ".netstorage-" + secrets.token_hex(16))
-            headers = {"Content-Type": "application/octet-stream", "Content-Length": "0"}
-            response = self._request("PUT", probe, headers)
-            if response.status_code not in {200, 201, 204}:
-                raise self._refusal(response, path)
+            probe = _temporary(path)
+            self._put_empty(probe)
             try:
                 names = [resource.segments[-1:] for resource in self._propfind(path, "1")]
                 self._lists_hidden = (posixpath.basename(probe),) in names
@@ -475,12 +522,9 @@ class WebDAVSession(Session):
 
         The session's only connection is busy with it until the block ends.
         """
-        url = self._client.join_url(_quote(path), add_trailing_slash=slash)
+        url = self._client.join_url(_quote(path), add_trailing_slash=slash) if path else self._url
         sent = {**IDENTITY, **(headers or {})}
-        with (
-            self._explained(),
-            self._client.http.stream(method, url, content=content, headers=sent) as response,
-        ):
+        with self._explained(), self._answer(method, url, sent, content) as response:
             self._remember_socket(response)
             if response.status_code == 401:
                 raise AuthenticationError(
@@ -492,6 +536,36 @@ class WebDAVSession(Session):
                 # A connection is used again only if the body was read; a long one is not worth it.
                 for _ in islice(response.iter_raw(), 16):
                     pass
+
+    @contextmanager
+    def _answer(
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], content: Any
+    ) -> Iterator[httpx.Response]:
+        """Send a request; once more, if the connection was kept open and broke without an answer.
+
+        Servers close idle connections when they like, and a request may cross with that. None of
+        ours does harm when it is repeated; where the first was done, the second's answer tells.
+        """
+        fresh = False
+
+        def watch(event: str, info: object) -> None:
+            nonlocal fresh
+            fresh = fresh or event == "connection.connect_tcp.complete"
+
+        http = self._client.http
+        request = http.build_request(
+            method, url, content=content, headers=headers, extensions={"trace": watch}
+        )
+        try:
+            response = http.send(request, stream=True)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            # An upload is repeated by the storage, under another name: Go's server holds a lock on
+            # the first until it notices the end of that connection.
+            if fresh or method == "PUT":
+                raise
+            response = http.send(request, stream=True)
+        with closing(response):
+            yield response
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -528,8 +602,18 @@ class WebDAVSession(Session):
                 "where the server is"
             )
         number = _ERRNO.get(status, errno.EIO)
-        if status >= 400 and number in {errno.EINVAL, errno.EACCES, errno.EIO} and _too_long(path):
-            number = errno.ENAMETOOLONG
+        creating = response.request.method in {"PUT", "MKCOL", "MOVE"}
+        if _too_long(path) and (creating or number in {errno.EINVAL, errno.EACCES, errno.EIO}):
+            return OSError(errno.ENAMETOOLONG, f"the name is too long: {said}", path)
+        if status in {405, 501} and not self._can_propfind:
+            said += "; is the option url that of a WebDAV folder?"
+        elif creating and status in {405, 501}:
+            # Go's server says so whenever writing fails.
+            said += "; it may be read-only or full"
+        elif status == 405 and response.request.method == "PROPFIND":
+            said += "; an index file may be in the way (Apache: set DirectoryIndex disabled)"
+        elif number == errno.EIO:
+            said += "; its log should tell why: a full or read-only disk, perhaps"
         return OSError(number, said, path)
 
 
@@ -560,6 +644,26 @@ if TYPE_CHECKING:
         def readinto(self, buffer: WriteableBuffer, /) -> int: ...
 
 
+def _itself(resources: list[Resource], path: str) -> Resource:
+    """Return what was asked for; what else was listed lies below it, and may come before it.
+
+    Raises:
+        OSError: It has a status in place of properties.
+    """
+    itself = min(resources, key=lambda resource: len(resource.segments), default=None)
+    if itself is None or itself.status in {404, 410}:
+        raise FileNotFoundError(errno.ENOENT, "no such file or collection", path)
+    if itself.status is not None and itself.status >= 300:
+        number = _ERRNO.get(itself.status, errno.EIO)
+        raise OSError(number, f"the server says {itself.status} of it", path)
+    return itself
+
+
+def _temporary(directory: str) -> str:
+    """Return a hidden name that nobody uses."""
+    return posixpath.join(directory, ".netstorage-" + secrets.token_hex(16))
+
+
 def _stat_of(response: httpx.Response, size: int | None) -> Stat:
     """Describe a file by the headers of an answer."""
     headers = response.headers
@@ -583,4 +687,14 @@ def _quote(path: str) -> str:
 
 
 def _too_long(path: str) -> bool:
-    return any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in path.split("/"))
+    """Tell whether a refusal may come from a name or path beyond what file systems take."""
+    parts = path.encode("utf-8", "surrogateescape").split(b"/")
+    return any(len(part) > 255 for part in parts) or sum(map(len, parts)) + len(parts) > 4000
+
+
+def _refuse_control_characters(path: str) -> None:
+    """Refuse names that servers mangle, each in its way, while they seem to take them."""
+    if CONTROL & set(path):
+        raise OSError(
+            errno.EINVAL, "control characters in a name do not survive on WebDAV servers", path
+        )

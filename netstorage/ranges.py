@@ -1,0 +1,217 @@
+"""The bytes of a file on a server: fetched when they are first read, then kept."""
+
+from __future__ import annotations
+
+import io
+import os
+from bisect import bisect_right, insort
+from dataclasses import replace
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from .exceptions import FileChanged
+from .session import Sink, Stat
+from .spool import Spool, require_position
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+FIRST_WINDOW = 8 * 2**10
+"""Bytes fetched at least where reading starts or jumps to: a header or a directory of a ZIP."""
+WINDOW_GROWTH = 4
+LAST_WINDOW = 8 * 2**20
+"""Bytes fetched at once at the most while reading goes on in sequence."""
+
+
+class Remote(Protocol):
+    """One file on a server, as a storage offers it to RemoteFile."""
+
+    def stat(self) -> Stat:
+        """Describe the file."""
+
+    def read(self, start: int, stop: int | None, sink: Sink) -> Stat:
+        """Give a range to ``sink``; see Session.read."""
+
+    def publish(self, source: BinaryIO, size: int, *, exclusive: bool) -> None:
+        """Put the content under the file's name, atomically; ``exclusive``: if it is free."""
+
+    def spool(self) -> Spool:
+        """Make an empty spool."""
+
+
+class Ranges(io.RawIOBase):
+    """The bytes of a remote file: fetched when they are first read, kept in a spool.
+
+    ``_pieces`` tells, sorted, which ranges are there: (start, stop, place in the spool).
+    """
+
+    def __init__(self, remote: Remote, name: str) -> None:
+        self._remote = remote
+        self._name = name
+        self._spool = remote.spool()
+        self._pieces: list[tuple[int, int, int]] = []
+        self._position = 0
+        self._window = FIRST_WINDOW
+        self._fetched_to = 0
+        self._version: Stat | None = None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position; only the end costs a request, if nothing told it yet."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
+        if base is None:
+            base = self.size()
+        require_position(base + offset)
+        self._position = base + offset
+        return self._position
+
+    def size(self) -> int:
+        """Return the file's length; ask the server only if no answer told it yet."""
+        if self._version is None or self._version.size is None:
+            self._check(self._remote.stat())
+            assert self._version is not None  # noqa: S101 - set by _check; for the type checker
+        if self._version.size is None:
+            # Then reading to the end is what tells.
+            self._fetch(self._last_byte(), None)
+            return self._last_byte()
+        return self._version.size
+
+    def _last_byte(self) -> int:
+        return max((stop for _, stop, _ in self._pieces), default=0)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill ``buffer`` from the current position, fetching what is missing."""
+        view = memoryview(buffer).cast("B")
+        if not view:
+            return 0
+        piece = self._piece_at(self._position)
+        if piece is None and not self._at_end():
+            self._fetch(self._position, self._position + len(view))
+            piece = self._piece_at(self._position)
+        if piece is None:
+            return 0
+        start, stop, place = piece
+        count = min(len(view), stop - self._position)
+        self._spool.seek(place + self._position - start)
+        count = self._spool.readinto(view[:count])
+        self._position += count
+        return count
+
+    def readall(self) -> bytes:
+        """Read to the end, in one fetch for each gap instead of windows that grow."""
+        parts: list[bytes] = []
+        while True:
+            piece = self._piece_at(self._position)
+            if piece is None and not self._at_end():
+                self._fetch(self._position, None)
+                piece = self._piece_at(self._position)
+            if piece is None:
+                return b"".join(parts)
+            parts.append(self.read(piece[1] - self._position) or b"")
+
+    def close(self) -> None:
+        """Forget the bytes."""
+        if not self.closed:
+            self._spool.close()
+        super().close()
+
+    def _at_end(self) -> bool:
+        size = self._version.size if self._version else None
+        return size is not None and self._position >= size
+
+    def _piece_at(self, position: int) -> tuple[int, int, int] | None:
+        index = bisect_right(self._pieces, position, key=lambda piece: piece[0]) - 1
+        if index >= 0 and position < self._pieces[index][1]:
+            return self._pieces[index]
+        return None
+
+    def _fetch(self, start: int, stop: int | None) -> None:
+        """Get ``start`` to ``stop``, and ahead of it while reading goes on in sequence."""
+        in_sequence = start == self._fetched_to and start > 0
+        self._window = (
+            min(self._window * WINDOW_GROWTH, LAST_WINDOW) if in_sequence else FIRST_WINDOW
+        )
+        if stop is not None:
+            stop = max(stop, start + self._window)
+        size = self._version.size if self._version else None
+        for end in (size, self._next_piece(start)):
+            if end is not None:
+                stop = end if stop is None else min(stop, end)
+        arrived: list[tuple[int, int, int]] = []
+        place = self._spool.seek(0, os.SEEK_END)
+
+        def sink(offset: int, data: memoryview) -> None:
+            nonlocal place
+            self._spool.write(data)
+            end = offset + len(data)
+            if arrived and arrived[-1][1] == offset:
+                arrived[-1] = (arrived[-1][0], end, arrived[-1][2])
+            else:
+                arrived.append((offset, end, place))
+            place += len(data)
+
+        self._check(self._remote.read(start, stop, sink))
+        promised = self._version.size if self._version else None
+        for first, end, at in arrived:
+            # A fetch that was repeated may have met a longer file before.
+            self._keep(first, end if promised is None else min(end, promised), at)
+        self._fetched_to = max((end for _, end, _ in arrived), default=start)
+        if promised is not None:
+            wanted = promised if stop is None else min(stop, promised)
+            if start < wanted and self._piece_at(start) is None:
+                raise changed(
+                    self._name,
+                    f"the server says {promised} bytes but has none at {start}; "
+                    "open the file again to read what it holds now",
+                )
+
+    def _next_piece(self, start: int) -> int | None:
+        index = bisect_right(self._pieces, start, key=lambda piece: piece[0])
+        return self._pieces[index][0] if index < len(self._pieces) else None
+
+    def _keep(self, start: int, stop: int, place: int) -> None:
+        if stop <= start:
+            return
+        # A server that ignores ranges, or a fetch that was repeated, sends again what is there.
+        pieces = []
+        for first, end, at in self._pieces:
+            if first < start:
+                pieces.append((first, min(end, start), at))
+            if end > stop:
+                pieces.append((max(first, stop), end, at + max(stop - first, 0)))
+        self._pieces = pieces
+        before = self._piece_at(start - 1) if start else None
+        if before and before[2] + start - before[0] == place:
+            self._pieces.remove(before)
+            start, place = before[0], before[2]
+        insort(self._pieces, (start, stop, place))
+
+    def _check(self, now: Stat) -> None:
+        """Refuse to put together a file from two versions of it."""
+        if self._version is not None and not self._version.same_version(now):
+            raise changed(
+                self._name,
+                "the file changed on the server while it was read; open it again to read it anew",
+            )
+        if self._version is None:
+            self._version = now
+        else:
+            told = {name: value for name, value in vars(now).items() if value is not None}
+            self._version = replace(self._version, **told)
+
+
+def changed(name: str, message: str) -> FileChanged:
+    """Make the error that says that a file is no longer the one it was."""
+    error = FileChanged(message)
+    error.filename = name
+    return error
