@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cached_property
 from pathlib import PurePath
@@ -69,12 +69,20 @@ COMMON_DEFAULTS: CommonOptions = {
 _CACHED = ("options", "pool", "location", "base_url")
 
 # What an option may be, and how a message says it. A string like "false" is no bool.
-COMMON_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "location": ((str, PurePath, type(None)), "a path"),
-    "base_url": ((str, type(None)), "a URL, a path or None"),
-    "allow_overwrite": ((bool,), "True or False"),
-    "max_memory_size": ((int, type(None)), "a number of bytes or None"),
-    "read_only": ((bool,), "True or False"),
+Kind = tuple[tuple[Any, ...], str]
+NoneType = type(None)
+FLAG: Kind = ((bool,), "True or False")
+NUMBER: Kind = ((int, NoneType), "a whole number or None")
+TEXT: Kind = ((str, NoneType), "a string or None")
+TEXTS: Kind = ((str, list, tuple, NoneType), "a string, a list of strings or None")
+PATH: Kind = ((str, PurePath, NoneType), "a path or None")
+SECRET: Kind = ((str, Callable, NoneType), "a string, a callable that returns one, or None")
+COMMON_KINDS: Mapping[str, Kind] = {
+    "location": PATH,
+    "base_url": TEXT,
+    "allow_overwrite": FLAG,
+    "max_memory_size": NUMBER,
+    "read_only": FLAG,
 }
 
 
@@ -85,7 +93,7 @@ class ConfiguredStorage(Storage):
     """The setting that holds options for every storage of the class."""
     defaults: ClassVar[Mapping[str, Any]]
     """Every option of the class, with its default."""
-    kinds: ClassVar[Mapping[str, tuple[tuple[type, ...], str]]] = COMMON_KINDS
+    kinds: ClassVar[Mapping[str, Kind]] = COMMON_KINDS
     """Types that an option may have, and their description."""
     required: ClassVar[str]
     """The option that has no default."""
@@ -206,8 +214,9 @@ class ConfiguredStorage(Storage):
     @cached_property
     def pool(self) -> ConnectionPool:
         """The process's pool of sessions, shared by all storages that connect alike."""
+        endpoint, limits = self._endpoint(), self._limits()
         try:
-            return get_pool(self._endpoint(), self._limits())
+            return get_pool(endpoint, limits)
         except ValueError as error:
             raise ImproperlyConfigured(f"{error}. Give both the same option 'pool'.") from error
 

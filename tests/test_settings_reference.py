@@ -87,7 +87,7 @@ def test_secrets(title, storage):
     may_be_called = {
         entry["name"] for entry in OPTION.finditer(section(title)) if "callable" in entry["type"]
     }
-    assert may_be_called == storage.secrets - {"headers", "proxy"}
+    assert may_be_called == storage.secrets - {"cert", "headers", "proxy"}
 
 
 def test_settings_names():

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from ..options import COMMON_DEFAULTS, CommonOptions
+from ..options import (
+    COMMON_DEFAULTS,
+    COMMON_KINDS,
+    NUMBER,
+    PATH,
+    SECRET,
+    TEXT,
+    TEXTS,
+    CommonOptions,
+    Kind,
+)
 from ..storage import NetworkStorage
 
 try:
@@ -86,6 +96,20 @@ class SFTPStorage(NetworkStorage):
         "file_permissions_mode": None,
         "directory_permissions_mode": None,
     }
+    kinds: ClassVar[Mapping[str, Kind]] = {
+        **COMMON_KINDS,
+        "host": TEXT,
+        "username": TEXT,
+        "password": SECRET,
+        "key_filename": PATH,
+        "private_key": SECRET,
+        "passphrase": SECRET,
+        "known_hosts": PATH,
+        "host_key": TEXTS,
+        "legacy_algorithms": TEXTS,
+        "file_permissions_mode": NUMBER,
+        "directory_permissions_mode": NUMBER,
+    }
 
     if TYPE_CHECKING:
 
@@ -115,7 +139,7 @@ class SFTPStorage(NetworkStorage):
             options[name] = (value,) if isinstance(value, str) else tuple(value)
         try:
             for pin in options["host_key"]:
-                parse_pin(pin)
+                parse_pin(str(pin))
         except ValueError as error:
             raise ImproperlyConfigured(f"the option 'host_key': {error}.") from error
         for name in options["legacy_algorithms"]:

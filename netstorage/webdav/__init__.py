@@ -11,7 +11,15 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..options import COMMON_DEFAULTS, CommonOptions
+from ..options import (
+    COMMON_DEFAULTS,
+    COMMON_KINDS,
+    SECRET,
+    TEXT,
+    TEXTS,
+    CommonOptions,
+    Kind,
+)
 from ..storage import NetworkStorage
 
 try:
@@ -62,7 +70,7 @@ class WebDAVStorage(NetworkStorage):
 
     settings_name = "NETSTORAGE_WEBDAV"
     required = "url"
-    secrets = frozenset({"password", "token", "headers", "proxy"})
+    secrets = frozenset({"password", "token", "cert", "headers", "proxy"})
     defaults: ClassVar[Mapping[str, Any]] = {
         **COMMON_DEFAULTS,
         "url": None,
@@ -74,6 +82,17 @@ class WebDAVStorage(NetworkStorage):
         "cert": None,
         "headers": {},
         "proxy": None,
+    }
+    kinds: ClassVar[Mapping[str, Kind]] = {
+        **COMMON_KINDS,
+        "username": TEXT,
+        "password": SECRET,
+        "auth": TEXT,
+        "token": SECRET,
+        "verify": ((bool, str, PurePath), "True, False or the path of a CA certificate"),
+        "cert": TEXTS,
+        "headers": ((Mapping, type(None)), "a dictionary of strings"),
+        "proxy": TEXT,
     }
 
     if TYPE_CHECKING:
@@ -114,4 +133,10 @@ class WebDAVStorage(NetworkStorage):
         if isinstance(options["cert"], list):
             options["cert"] = tuple(options["cert"])
         options["headers"] = tuple(sorted(dict(options["headers"] or {}).items()))
+        if not all(isinstance(text, str) for pair in options["headers"] for text in pair):
+            raise ImproperlyConfigured("the option 'headers' must be a dictionary of strings.")
+        if not all(isinstance(part, (str, PurePath)) for part in options["cert"] or ()):
+            raise ImproperlyConfigured("the option 'cert' must be a path or a tuple of paths.")
+        if options["proxy"] and not urlsplit(options["proxy"]).hostname:
+            raise ImproperlyConfigured("the option 'proxy' must be like 'http://proxy:3128'.")
         return WebDAVEndpoint(**options)

@@ -32,7 +32,7 @@ class WebDAVEndpoint:
     auth: str = "basic"
     token: Secret = field(default=None, repr=False)
     verify: bool | str = True
-    cert: str | tuple[str, ...] | None = None
+    cert: str | tuple[str, ...] | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     proxy: str | None = field(default=None, repr=False)
     timeout: float = 30.0

@@ -19,6 +19,7 @@ class _Nginx(ChildServer):
 
     protocol = "webdav"
     tls = False
+    client_certificate = False
     modules: Sequence[str] = ()
 
     def location(self) -> list[str]:
@@ -45,8 +46,12 @@ class _Nginx(ChildServer):
             lines += [f"{kind}_temp_path {folder}/temp-{kind};"]
         lines += ["server {", listen]
         if self.tls:
-            certificate = Authority(folder).issue()
+            authority = Authority(folder)
+            certificate = authority.issue()
             lines += [f"ssl_certificate {certificate};", f"ssl_certificate_key {certificate};"]
+            if self.client_certificate:
+                authority.issue("client")
+                lines += [f"ssl_client_certificate {authority.ca};", "ssl_verify_client on;"]
         lines += [*self.location(), "}", "}"]
         (folder / "nginx.conf").write_text("\n".join(lines) + "\n")
 
@@ -61,12 +66,24 @@ class Nginx(_Nginx):
     Args:
         dav_ext: Answer PROPFIND; without the module nginx refuses it with 405.
         client_max_body_size: Largest upload in bytes, 0 for any; nginx's own default is 1 MiB.
+        tls: Speak HTTPS; `options` then has `verify`, the certificate of the authority.
+        client_certificate: Ask for a client certificate as well (implies `tls`); `options` then
+            has `cert`.
     """
 
     name = "nginx"
 
-    def __init__(self, *, dav_ext: bool = True, client_max_body_size: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        dav_ext: bool = True,
+        client_max_body_size: int = 0,
+        tls: bool = False,
+        client_certificate: bool = False,
+    ) -> None:
         super().__init__()
+        self.tls = tls or client_certificate
+        self.client_certificate = client_certificate
         self.dav_ext = dav_ext
         self.client_max_body_size = client_max_body_size
         self.modules = [DAV_EXT] if dav_ext else []
@@ -74,6 +91,19 @@ class Nginx(_Nginx):
     @classmethod
     def unavailable(cls) -> str | None:
         return missing(NGINX, DAV_EXT, "ps")
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}/dav/"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        options = super().options
+        if self.tls:
+            options["verify"] = str(self.folder / "ca.pem")
+        if self.client_certificate:
+            options["cert"] = str(self.folder / "client.pem")
+        return options
 
     def location(self) -> list[str]:
         (self.folder / "passwords").write_text(f"{self.username}:{{PLAIN}}{self.password}\n")
