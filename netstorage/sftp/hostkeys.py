@@ -141,7 +141,7 @@ def _public_key(kind: str, encoded: str) -> PKey:
         # paramiko fills up with zeros what was cut off.
         if key.asbytes() != blob:
             raise ValueError("it is cut off, or not of this type")  # noqa: TRY301
-    except (ValueError, UnknownKeyType, SSHException, IndexError) as error:
+    except (ValueError, ArithmeticError, LookupError, UnknownKeyType, SSHException) as error:
         raise ValueError(f"'{kind} {encoded}' is no public key: {error}") from error
     return key
 

@@ -242,9 +242,12 @@ class SFTPEndpoint:
             try:
                 agent = paramiko.Agent()
             except (SSHException, OSError) as error:
-                raise AuthenticationError(f"the SSH agent does not work: {error}") from error
-            stack.callback(agent.close)
-            return list(agent.get_keys())
+                problem = str(error)
+            else:
+                stack.callback(agent.close)
+                return list(agent.get_keys())
+            # Out here, since the error would keep the agent's open socket alive.
+            raise AuthenticationError(f"the SSH agent does not work: {problem}")
         return []
 
     def _parse_key(self, text: str, option: str) -> paramiko.PKey:
