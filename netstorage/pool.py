@@ -413,7 +413,7 @@ class ConnectionPool:
             member.session.ping()
         except OSError as error:
             logger.info(
-                "a session to %s did not answer after %.0f s: %s", self.endpoint, idle, error
+                "a session to %s did not answer after %.0f s: %s", self.endpoint, idle, str(error)
             )
             return False
         return True
@@ -456,8 +456,9 @@ class ConnectionPool:
                 if isinstance(error, ConnectError):
                     pause = self._back_off(error, failures)
                 self._dispatch()
+            # The text alone: a record that is kept would keep the error's frames, secrets included.
             logger.warning(
-                "no session to %s, next attempt in %.1f s: %s", self.endpoint, pause, error
+                "no session to %s, next attempt in %.1f s: %s", self.endpoint, pause, str(error)
             )
             raise
         with self._lock:
@@ -615,7 +616,7 @@ def get_pool(endpoint: Endpoint, limits: PoolLimits) -> ConnectionPool:
     """
     with _registry_lock:
         pool = _registry.get(endpoint)
-        if pool is None:
+        if pool is None or pool._closed:
             pool = _registry[endpoint] = ConnectionPool(endpoint, limits)
         elif pool.limits != limits:
             raise ValueError(

@@ -27,7 +27,7 @@ from django.core.files.base import ContentFile
 
 from netstorage import SFTPStorage
 from netstorage.exceptions import AuthenticationError, ConnectError, HostKeyError
-from netstorage.sftp.ssh import CIPHERS, LEGACY_CIPHERS, LEGACY_MACS, MACS
+from netstorage.sftp.transport import CIPHERS, LEGACY_CIPHERS, LEGACY_MACS, MACS
 from tests.servers.base import free_port, missing
 from tests.servers.keys import ssh_key
 from tests.servers.scripted import (

@@ -18,7 +18,8 @@ from django.core.files.base import ContentFile
 
 from netstorage import SFTPStorage
 from netstorage.exceptions import ConnectError, ConnectionLost, FileChanged, ProtocolError
-from netstorage.sftp import wire as w
+from netstorage.sftp import frames as w
+from netstorage.sftp import wire
 from netstorage.storage import NetworkStorage
 from tests.contract.helpers import Stream
 from tests.servers.scripted import (
@@ -214,7 +215,7 @@ def test_no_more_is_in_flight_than_the_bound(scripted, limits, most, name):
             session.write("g", io.BytesIO(content(size)), size, None)
     assert server.ended.acquire(timeout=10)
     assert len(lengths(server, name)) == most
-    assert sum(lengths(server, name)) <= w.IN_FLIGHT_BYTES
+    assert sum(lengths(server, name)) <= wire.IN_FLIGHT_BYTES
 
 
 def test_short_answers_are_completed(scripted):

@@ -26,7 +26,8 @@ from ..storage import NetworkStorage
 
 try:
     from .hostkeys import parse_pin
-    from .ssh import LEGACY_CIPHERS, LEGACY_MACS, SFTPEndpoint
+    from .ssh import SFTPEndpoint
+    from .transport import LEGACY_CIPHERS, LEGACY_MACS
 except ModuleNotFoundError as error:
     if error.name and error.name.partition(".")[0] == "paramiko":
         raise ImproperlyConfigured(

@@ -101,7 +101,7 @@ class TrustedKeys:
             raise HostKeyError(
                 f"the host key of {server} is not the one that {' and '.join(self.sources)} trust: "
                 f"it shows {shown}, trusted are {', '.join(expected)}. Somebody may be listening "
-                f"in. If the server's key was changed on purpose, set {remedy}"
+                f"in. If the server's key was changed on purpose, set {remedy}{self._hint()}"
             )
         looked = f" to {' or '.join(self.sources)}" if self.sources else ""
         raise HostKeyError(
@@ -109,6 +109,12 @@ class TrustedKeys:
             "`ssh-keygen -lf` of the key file on the server; if it is the same, set the option "
             f"{remedy}"
         )
+
+    def _hint(self) -> str:
+        if self.keys or not self.fingerprints:
+            return ""
+        # The server shows one key of several; only a key itself says which kind to ask for.
+        return ". If the fingerprint is of its key of another type, set host_key to that key itself"
 
 
 def parse_pin(pin: str) -> PKey | str:

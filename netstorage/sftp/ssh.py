@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import getpass
 import io
 import socket
@@ -12,10 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import paramiko
-from paramiko.common import cMSG_SERVICE_REQUEST
 from paramiko.ssh_exception import (
     AuthenticationException,
     BadAuthenticationType,
@@ -25,31 +22,21 @@ from paramiko.ssh_exception import (
 )
 
 from ..exceptions import AuthenticationError, ConnectError, ConnectionLost, NetStorageError
+from .frames import StatusError
 from .hostkeys import TrustedKeys
 from .session import SFTPSession
-from .wire import StatusError, Wire
+from .transport import (
+    CIPHERS,
+    LEGACY_CIPHERS,
+    LEGACY_MACS,
+    MACS,
+    Socket,
+    Transport,
+    explain_incompatible,
+)
+from .wire import Wire
 
 Secret = str | Callable[[], str] | None
-
-# What a connection is protected with unless the option legacy_algorithms adds to it. AES-GCM comes
-# first: one pass over a packet instead of two.
-CIPHERS = (
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "aes128-ctr",
-    "aes192-ctr",
-    "aes256-ctr",
-)
-MACS = (
-    "hmac-sha2-256-etm@openssh.com",
-    "hmac-sha2-512-etm@openssh.com",
-    "hmac-sha2-256",
-    "hmac-sha2-512",
-)
-
-
-LEGACY_CIPHERS = ("aes128-cbc", "aes192-cbc", "aes256-cbc", "3des-cbc")
-LEGACY_MACS = ("hmac-sha1", "hmac-sha1-96", "hmac-md5", "hmac-md5-96")
 
 
 @dataclass(frozen=True)
@@ -95,7 +82,7 @@ class SFTPEndpoint:
             transport = None
             try:
                 with self._explained(sock, deadline):
-                    transport = _Transport(sock)
+                    transport = Transport(sock)
                     self._negotiate(transport, trusted, deadline)
                     self._log_in(transport, methods, deadline)
                     session = self._start_sftp(transport, deadline)
@@ -107,7 +94,7 @@ class SFTPEndpoint:
                 sock.close()
                 raise
 
-    def _dial(self, deadline: _Deadline) -> _Socket:
+    def _dial(self, deadline: _Deadline) -> Socket:
         """Connect to the first address that answers, IPv6 or IPv4; they share the time."""
         try:
             addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -121,7 +108,7 @@ class SFTPEndpoint:
         for tried, (family, kind, protocol, _, address) in enumerate(addresses):
             sock = None
             try:
-                sock = _Socket(family, kind, protocol)
+                sock = Socket(family, kind, protocol)
                 sock.silence = self.timeout
                 sock.give_up_at = deadline.end
                 sock.settimeout(deadline.left() / (len(addresses) - tried))
@@ -264,7 +251,8 @@ class SFTPEndpoint:
                 continue
         raise AuthenticationError(
             f"the option {option} holds no key that can be used: it must be a private key of type "
-            "Ed25519, ECDSA or RSA in OpenSSH or PEM form, and the passphrase the right one"
+            "Ed25519, ECDSA or RSA, and the passphrase the right one (`ssh-keygen -p -f FILE` "
+            "brings a key into OpenSSH's form)"
         ) from None
 
     def _start_sftp(self, transport: paramiko.Transport, deadline: _Deadline) -> SFTPSession:
@@ -293,7 +281,7 @@ class SFTPEndpoint:
         return SFTPSession(transport, wire)
 
     @contextmanager
-    def _explained(self, sock: _Socket, deadline: _Deadline) -> Iterator[None]:
+    def _explained(self, sock: Socket, deadline: _Deadline) -> Iterator[None]:
         """Tell what goes wrong on the way in our words."""
         try:
             yield
@@ -305,7 +293,7 @@ class SFTPEndpoint:
             raise ConnectError(str(error)) from error
         except IncompatiblePeer as error:
             raise ConnectError(
-                _incompatible(str(self), bytes(sock.first_bytes), str(error))
+                explain_incompatible(str(self), bytes(sock.first_bytes), str(error))
             ) from error
         except TimeoutError as error:
             raise deadline.exceeded("it fell silent") from error
@@ -321,27 +309,6 @@ class SFTPEndpoint:
             raise ConnectError(
                 f"{self} ended the connection: {str(error) or 'without a word'}"
             ) from error
-
-
-class _Transport(paramiko.Transport):
-    """A transport that requests the service of logging in once (RFC 4253, section 10).
-
-    paramiko repeats the request before each attempt. OpenSSH does not mind; asyncssh and the
-    servers written in Go end the connection, so that a second key or a password had no chance.
-    """
-
-    _requested = False
-
-    def _send_message(self, data: paramiko.Message) -> None:
-        if not self.is_authenticated() and data.asbytes()[:1] == cMSG_SERVICE_REQUEST:
-            if self._requested and self.auth_handler is not None:
-                accepted = paramiko.Message()
-                accepted.add_string("ssh-userauth")
-                accepted.rewind()
-                self.auth_handler._parse_service_accept(accepted)  # type: ignore[attr-defined]
-                return
-            self._requested = True
-        super()._send_message(data)  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -380,80 +347,6 @@ class _Deadline:
             f"{self._endpoint} did not answer in time: {what} within {seconds:g} s "
             "(connect_timeout)"
         )
-
-
-class _Socket(socket.socket):
-    """A socket whose waits end: some of paramiko's have no deadline of their own.
-
-    It repeats a send for ever while the peer takes nothing, and so it waits for the answer to the
-    request for a subsystem.
-
-    Attributes:
-        silence: Seconds without progress after which a send fails.
-        give_up_at: When receiving ends, in ``time.monotonic()``'s seconds; None: never.
-        stalled: Whether a send failed for want of progress.
-        first_bytes: The beginning of what the server said, up to its list of algorithms.
-    """
-
-    silence = 30.0
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._stalled_since: float | None = None
-        self.stalled = False
-        self.give_up_at: float | None = None
-        self.first_bytes = bytearray()
-
-    def send(self, data: Any, flags: int = 0) -> int:
-        try:
-            sent = super().send(data, flags)
-        except TimeoutError:
-            now = time.monotonic()
-            self._stalled_since = self._stalled_since or now
-            if now - self._stalled_since >= self.silence:
-                self.stalled = True
-                raise BrokenPipeError("the server stopped taking data") from None
-            raise
-        self._stalled_since = None
-        return sent
-
-    def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        if self.give_up_at is not None and time.monotonic() > self.give_up_at:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "the time to connect is over")
-        data = super().recv(bufsize, flags)
-        if len(self.first_bytes) < 8192:
-            self.first_bytes += data
-        return data
-
-
-def _incompatible(server: str, first_bytes: bytes, error: str) -> str:
-    """Say which algorithms a server insists on (KEXINIT, RFC 4253 section 7.1)."""
-    kinds = {"kex": 0, "host key": 1, "cipher": 2, "mac": 4, "digest": 4}
-    which = next((kind for kind in kinds if kind in error), None)
-    message = f"{server} and this client have no algorithm in common: {error}."
-    if which is None or not (lists := _offered(first_bytes)):
-        return message
-    names = lists[kinds[which]]
-    message += f" The server offers {', '.join(names)}."
-    usable = [name for name in names if name in LEGACY_CIPHERS + LEGACY_MACS]
-    if usable:
-        return message + f' If it cannot be updated, set legacy_algorithms=["{usable[0]}"].'
-    return message + " None of them is supported any more: update the server."
-
-
-def _offered(first_bytes: bytes) -> list[list[str]]:
-    _, _, rest = first_bytes.partition(b"SSH-")
-    _, _, packet = rest.partition(b"\n")
-    try:
-        at = 4 + 1 + 1 + 16  # length, padding, message number, cookie
-        lists = []
-        for _ in range(6):
-            (length,) = struct.unpack_from(">I", packet, at)
-            lists.append(packet[at + 4 : at + 4 + length].decode("ascii").split(","))
-            at += 4 + length
-    except (struct.error, UnicodeDecodeError):
-        return []
-    return lists
 
 
 def reveal(secret: Secret) -> str | None:

@@ -1,16 +1,14 @@
 """SFTP version 3 on an open channel: requests in flight, every answer examined.
 
-Frames are those of draft-ietf-secsh-filexfer-02, with OpenSSH's extensions (OpenSSH PROTOCOL,
-section 4). Sending a request returns its number; asking for the answer of that number reads frames
-until it is there. One thread at a time.
+With OpenSSH's extensions (OpenSSH PROTOCOL, section 4). Sending a request returns its number;
+asking for the answer of that number reads frames until it is there. One thread at a time.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
@@ -19,19 +17,28 @@ from paramiko.ssh_exception import SSHException
 
 from ..exceptions import ConnectionLost, ProtocolError
 from ..session import Sink
-
-# Packet types (section 3)
-INIT, VERSION, OPEN, CLOSE, READ, WRITE = 1, 2, 3, 4, 5, 6
-LSTAT, FSTAT, SETSTAT, FSETSTAT, OPENDIR, READDIR = 7, 8, 9, 10, 11, 12
-REMOVE, MKDIR, RMDIR, STAT, RENAME = 13, 14, 15, 17, 18
-STATUS, HANDLE, DATA, NAME, ATTRS, EXTENDED, EXTENDED_REPLY = 101, 102, 103, 104, 105, 200, 201
-
-# Flags of OPEN (section 6.3)
-O_READ, O_WRITE, O_CREAT, O_TRUNC, O_EXCL = 0x01, 0x02, 0x08, 0x10, 0x20
-
-# Status codes (section 7)
-OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE = 0, 1, 2, 3, 4, 5
-NO_CONNECTION, CONNECTION_LOST, OP_UNSUPPORTED = 6, 7, 8
+from .frames import (
+    ATTRS,
+    CONNECTION_LOST,
+    DATA,
+    EOF,
+    EXTENDED,
+    EXTENDED_REPLY,
+    HANDLE,
+    INIT,
+    NAME,
+    NO_CONNECTION,
+    OK,
+    READ,
+    STATUS,
+    VERSION,
+    WRITE,
+    Attributes,
+    Body,
+    StatusError,
+    string,
+    write_head_size,
+)
 
 DEFAULT_LENGTH = 32 * 2**10
 """Bytes of data in a request that every server takes (section 3: packets of 34000 bytes)."""
@@ -45,33 +52,7 @@ IN_FLIGHT_REQUESTS = 64
 
 _T = TypeVar("_T")
 
-_UINT = struct.Struct(">I")
-_UINT64 = struct.Struct(">Q")
 _HEAD = struct.Struct(">IBI")
-
-
-class StatusError(Exception):
-    """The server answered a request with a status other than OK.
-
-    Attributes:
-        code: The status code.
-        message: The server's words, for people only: they differ from server to server.
-    """
-
-    def __init__(self, code: int, message: str = "") -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """File attributes (section 5); None where the server does not tell."""
-
-    size: int | None = None
-    permissions: int | None = None
-    atime: int | None = None
-    mtime: int | None = None
 
 
 class Answer(NamedTuple):
@@ -87,59 +68,6 @@ class _Read(NamedTuple):
     sink: Sink
     offset: int
     length: int
-
-
-def string(data: bytes) -> bytes:
-    """Encode a string (section 3)."""
-    return _UINT.pack(len(data)) + data
-
-
-def encode_mode(mode: int | None) -> bytes:
-    """Encode attributes that hold permission bits, or nothing."""
-    return _UINT.pack(0) if mode is None else struct.pack(">II", 0x4, mode)
-
-
-class _Body:
-    """Reads the fields of an answer; ``violation`` makes the error when it is too short."""
-
-    def __init__(self, data: bytes, violation: Callable[[str], ProtocolError]) -> None:
-        self._data = data
-        self._violation = violation
-        self._at = 0
-
-    def uint(self) -> int:
-        value: int = _UINT.unpack(self._take(4))[0]
-        return value
-
-    def uint64(self) -> int:
-        value: int = _UINT64.unpack(self._take(8))[0]
-        return value
-
-    def string(self) -> bytes:
-        return self._take(self.uint())
-
-    def attributes(self) -> Attributes:
-        flags = self.uint()
-        size = self.uint64() if flags & 0x1 else None
-        if flags & 0x2:  # uid and gid
-            self._take(8)
-        permissions = self.uint() if flags & 0x4 else None
-        atime, mtime = (self.uint(), self.uint()) if flags & 0x8 else (None, None)
-        if flags & 0x80000000:
-            for _ in range(self.uint()):
-                self.string()
-                self.string()
-        return Attributes(size, permissions, atime, mtime)
-
-    def more(self) -> bool:
-        return self._at < len(self._data)
-
-    def _take(self, count: int) -> bytes:
-        data = self._data[self._at : self._at + count]
-        if len(data) < count:
-            raise self._violation("sent an answer that ends too early")
-        self._at += count
-        return data
 
 
 class Wire:
@@ -280,6 +208,25 @@ class Wire:
         """Wait for a status; raise StatusError unless it is OK."""
         self._expect(self.answer(request_id), None)
 
+    def failure_of(self, request_id: int | None) -> StatusError | None:
+        """Wait for a status; return it if it is not OK."""
+        if request_id is None:
+            return None
+        try:
+            self.status(request_id)
+        except StatusError as error:
+            return error
+        return None
+
+    def first_failure(
+        self, request_ids: Iterable[int | None], failure: StatusError | None
+    ) -> StatusError | None:
+        """Wait for a status for each request; return ``failure`` or else the first bad one."""
+        for request_id in request_ids:
+            refused = self.failure_of(request_id)
+            failure = failure or refused
+        return failure
+
     def handle(self, request_id: int) -> bytes:
         """Wait for the handle of an opened file or directory."""
         return self._expect(self.answer(request_id), HANDLE).string()
@@ -318,7 +265,7 @@ class Wire:
                 return 0
             raise
 
-    def _expect(self, answer: Answer, kind: int | None) -> _Body:
+    def _expect(self, answer: Answer, kind: int | None) -> Body:
         body = self._body(answer.body)
         if answer.kind == STATUS:
             code = body.uint()
@@ -338,7 +285,7 @@ class Wire:
 
     def _receive_answer(self) -> None:
         kind, length = self._parse_frame_head(self._receive_exactly(5), numbered=True)
-        request_id: int = _UINT.unpack(self._receive_exactly(4))[0]
+        request_id = int.from_bytes(self._receive_exactly(4), "big")
         if request_id not in self._waiting:
             raise self.violation("answered a request that was not made")
         read = self._waiting[request_id]
@@ -362,7 +309,7 @@ class Wire:
     def _receive_data(self, read: _Read, length: int) -> bytes:
         """Hand the data of a READ to its sink piece by piece, without putting it together."""
         announced = self._receive_exactly(4)
-        count: int = _UINT.unpack(announced)[0]
+        count = int.from_bytes(announced, "big")
         if count != length - 4 or not 0 < count <= read.length:
             raise self.violation(f"answered a READ of {read.length} bytes with {count}")
         offset, left = read.offset, count
@@ -428,15 +375,10 @@ class Wire:
             return self._timed_out()
         return ConnectionLost(f"the session with {self._server} was lost: {why}")
 
-    def _body(self, data: bytes) -> _Body:
-        return _Body(data, self.violation)
+    def _body(self, data: bytes) -> Body:
+        return Body(data, self.violation)
 
     def violation(self, what: str) -> ProtocolError:
         """Make the error for a server that breaks the protocol; the wire is of no further use."""
         self._broken = True
         return ProtocolError(f"{self._server} broke the SFTP protocol: it {what}")
-
-
-def write_head_size(handle: bytes) -> int:
-    """Return how many bytes precede the data of a WRITE: length, type, number, handle, place."""
-    return 4 + 1 + 4 + 4 + len(handle) + 8 + 4

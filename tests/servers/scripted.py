@@ -22,7 +22,7 @@ import asyncssh
 import paramiko
 
 from netstorage import SFTPStorage
-from netstorage.sftp import wire as w
+from netstorage.sftp import frames as w
 
 T = TypeVar("T")
 
