@@ -15,7 +15,7 @@ from django.core.files.storage import default_storage, storages
 from django.db.models import FileField
 from django.utils.module_loading import import_string
 
-from .pool import PoolLimits
+from .limits import PoolLimits
 from .session import Endpoint
 from .storage import NetworkStorage
 

@@ -17,7 +17,8 @@ from django.core.files.storage import Storage
 from django.core.signals import setting_changed
 from django.urls import get_script_prefix
 
-from .pool import ConnectionPool, PoolLimits, get_pool
+from .limits import PoolLimits
+from .pool import ConnectionPool, get_pool
 from .session import Endpoint
 
 

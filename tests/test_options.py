@@ -31,7 +31,7 @@ import netstorage
 from netstorage import SFTPStorage, WebDAVStorage, exceptions
 from netstorage.exceptions import NetStorageError
 from netstorage.options import CommonOptions, PoolOptions
-from netstorage.pool import PoolLimits
+from netstorage.limits import PoolLimits
 from netstorage.sftp import SFTPOptions
 from netstorage.storage import NetworkStorage
 from netstorage.webdav import WebDAVOptions

@@ -10,7 +10,7 @@ import pytest
 import netstorage
 from netstorage import SFTPStorage, WebDAVStorage
 from netstorage.options import COMMON_DEFAULTS, CommonOptions, PoolOptions
-from netstorage.pool import PoolLimits, PoolStats
+from netstorage.limits import PoolLimits, PoolStats
 from netstorage.sftp import SFTPOptions
 from netstorage.webdav import WebDAVOptions
 
