@@ -1644,7 +1644,7 @@ def test_a_proxy_for_tls(make, scripted, variant):
 def closed_by_server(storage: WebDAVStorage) -> None:
     """Wait until the server has closed the idle session's connection."""
     with storage.pool.connection() as session:
-        [sock] = session._sockets
+        [sock] = session._http._sockets
         readable, _, _ = select.select([sock], [], [], 10)
         assert readable, "still open"
 

@@ -15,7 +15,8 @@ from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from netstorage.pool import ConnectionPool, PoolStats
+from netstorage.limits import PoolStats
+from netstorage.pool import ConnectionPool
 from netstorage.storage import NetworkStorage
 
 from .middleware import STORAGE_ERRORS

@@ -6,17 +6,15 @@ import errno
 import posixpath
 import re
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
-from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
-from urllib.parse import quote
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, BinaryIO
 
 import httpx
 from webdav4.client import Client
 
-from ..exceptions import AuthenticationError, ConnectionLost, ProtocolError
+from ..exceptions import ConnectionLost, ProtocolError
 from ..session import Entry, Session, Sink, Stat
+from .http import ERRNO, HTTP, Body, leads_to_slash, quote_path
 from .multistatus import (
     PROPERTIES,
     MultistatusError,
@@ -29,35 +27,16 @@ from .multistatus import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
-    from _typeshed import WriteableBuffer
-
-CHUNK = 64 * 2**10
-"""Bytes of an upload handed to the HTTP client at once."""
 LOOK_FIRST = 2**20
 """Bytes from which on asking for the directory costs less than sending the body in vain."""
 
+MOVES = 8
+"""How often a MOVE is tried while the name is locked: Go's server locks it during each one."""
+
 CUTTING = frozenset("?;")
 CONTROL = frozenset(map(chr, [*range(32), 127]))
-
-# A proxy or an Apache with mod_deflate would answer a range of the compressed body.
-IDENTITY = {"Accept-Encoding": "identity"}
-
-_ERRNO = {
-    400: errno.EINVAL,
-    403: errno.EACCES,
-    404: errno.ENOENT,
-    405: errno.ENOTSUP,
-    409: errno.ENOENT,  # "an ancestor is missing" (RFC 4918, 9.7.1)
-    410: errno.ENOENT,
-    412: errno.EEXIST,
-    413: errno.EFBIG,
-    414: errno.ENAMETOOLONG,
-    423: errno.EBUSY,
-    501: errno.ENOTSUP,
-    507: errno.ENOSPC,
-}
 
 
 class WebDAVSession(Session):
@@ -74,13 +53,9 @@ class WebDAVSession(Session):
     """
 
     def __init__(self, client: Client, url: httpx.URL, server: str, timeout: float) -> None:
-        self._client = client
+        self._http = HTTP(client, url, server, timeout)
         self._url = url
         self._server = server
-        self._timeout = timeout
-        self._closed = False
-        self._sockets: list[Any] = []
-        self._can_propfind = True
         self._keeps_names: bool | None = None
         self._lists_hidden: bool | None = None
         root = segments(url.raw_path.decode("ascii").partition("?")[0])
@@ -106,34 +81,31 @@ class WebDAVSession(Session):
             # nginx without its dav_ext module: all but listings works. Or Apache's root holds an
             # index.html, which is then asked in its place; a missing name tells them apart.
             response, _ = self._ask_properties(_temporary(""), "0", slash=False)
-            self._can_propfind = response.status_code not in {405, 501}
+            self._http.can_propfind = response.status_code not in {405, 501}
         else:
-            raise self._refusal(response, "")
+            raise self._http.refusal(response, "")
         self._destinations = self._possible_destinations()
 
     def is_alive(self) -> bool:
         """Tell whether the session was not closed: the HTTP client renews lost connections."""
-        return not self._closed
+        return not self._http.closed
 
     def ping(self) -> None:
         """Do nothing: a connection that idled for long is not used again by the HTTP client."""
 
     def close(self) -> None:
         """Close the connection."""
-        self._closed = True
-        self._client.http.close()
+        self._http.close()
 
     def abandon(self) -> None:
         """Close this process's end of the connection, and nothing else."""
-        self._closed = True
-        for sock in self._sockets:
-            sock.close()
+        self._http.abandon()
 
     # Looking
 
     def stat(self, path: str, *, follow: bool = True) -> Stat:
         """Describe a file or collection: one request. WebDAV knows no links."""
-        if not self._can_propfind:
+        if not self._http.can_propfind:
             return self._head(path)
         return _itself(self._propfind(path, "0"), path).stat
 
@@ -141,7 +113,7 @@ class WebDAVSession(Session):
         response, resources = self._ask_properties(path, depth, slash=slash)
         if response.status_code == 207:
             return resources
-        if not slash and self._leads_to_slash(response):
+        if not slash and leads_to_slash(response):
             try:
                 return self._propfind(path, depth, slash=True)
             except OSError as error:
@@ -152,14 +124,16 @@ class WebDAVSession(Session):
         if response.status_code in {400, 403}:
             # Below a file Apache and lighttpd do not say 404.
             self._raise_if_below_a_file(path)
-        raise self._refusal(response, path)
+        raise self._http.refusal(response, path)
 
     def _ask_properties(
         self, path: str, depth: str, *, slash: bool
     ) -> tuple[httpx.Response, list[Resource]]:
         # lighttpd refuses a body without a type.
         headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
-        with self._stream("PROPFIND", path, headers, slash=slash, content=PROPERTIES) as response:
+        with self._http.stream(
+            "PROPFIND", path, headers, slash=slash, content=PROPERTIES
+        ) as response:
             if response.status_code != 207:
                 return response, []
             try:
@@ -169,36 +143,23 @@ class WebDAVSession(Session):
                     f"{self._server} broke the WebDAV protocol: its answer to PROPFIND is {error}"
                 ) from error
 
-    def _leads_to_slash(self, response: httpx.Response) -> bool:
-        """Tell whether this is a redirect that only adds a collection's slash, as Apache's do.
-
-        Behind a proxy it may name another host and prefix; nobody goes there.
-        """
-        if not response.has_redirect_location:
-            return False
-        asked = response.request.url
-        target = asked.join(response.headers.get("location", "")).path
-        if asked.path.endswith("/") or not target.endswith("/"):
-            return False
-        return segments(target)[-1:] == segments(asked.path)[-1:]
-
     def _raise_if_below_a_file(self, path: str) -> None:
         parent = posixpath.dirname(path)
         if parent and not self.stat(parent).is_dir:
             raise FileNotFoundError(errno.ENOENT, f"{parent} is a file", path)
 
     def _head(self, path: str) -> Stat:
-        response = self._request("HEAD", path)
-        if self._leads_to_slash(response):
+        response = self._http.request("HEAD", path)
+        if leads_to_slash(response):
             return Stat(is_dir=True)
         if response.status_code != 200:
-            raise self._refusal(response, path)
+            raise self._http.refusal(response, path)
         # Without Content-Length the length is not 0 but unknown.
         return _stat_of(response, length(response.headers.get("content-length")))
 
     def listdir(self, path: str) -> Iterable[Entry]:
         """Read a collection: one request."""
-        if not self._can_propfind:
+        if not self._http.can_propfind:
             raise OSError(
                 errno.ENOTSUP,
                 "the server does not answer PROPFIND, so it cannot list (nginx: its dav_ext module "
@@ -234,18 +195,18 @@ class WebDAVSession(Session):
         headers = {}
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        with self._stream("GET", path, headers) as response:
+        with self._http.stream("GET", path, headers) as response:
             if response.status_code in {200, 206}:
                 return self._receive(response, start, stop, sink)
         if response.status_code == 416:
             return _stat_of(response, self._content_range(response)[1])
-        if self._leads_to_slash(response):
+        if leads_to_slash(response):
             raise IsADirectoryError(errno.EISDIR, "is a collection", path)
-        if response.status_code in {400, 403, 405} and self._can_propfind:
+        if response.status_code in {400, 403, 405} and self._http.can_propfind:
             if self.stat(path).is_dir:
                 raise IsADirectoryError(errno.EISDIR, "is a collection", path)
             self._raise_if_below_a_file(path)
-        raise self._refusal(response, path)
+        raise self._http.refusal(response, path)
 
     def _receive(self, response: httpx.Response, start: int, stop: int | None, sink: Sink) -> Stat:
         """Give the body of a 200 or 206 to ``sink``, and see that it is what was asked for."""
@@ -285,17 +246,17 @@ class WebDAVSession(Session):
         parent = posixpath.dirname(path)
         if size > LOOK_FIRST and parent:
             self._require_directory(parent)
-        body = _Body(source, size)
+        body = Body(source, size)
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        response = self._request("PUT", path, headers, content=body)
+        response = self._http.request("PUT", path, headers, content=body)
         # 400, 403, 404, 409 and 500 stand for a missing directory, and for other things.
         if response.status_code in {400, 403, 404, 409, 500} and parent:
             self._require_directory(parent)
             if size <= LOOK_FIRST:
                 # Somebody else may have made it meanwhile.
-                response = self._request("PUT", path, headers, content=body)
+                response = self._http.request("PUT", path, headers, content=body)
         if response.status_code not in {200, 201, 204}:
-            raise self._refusal(response, path)
+            raise self._http.refusal(response, path)
         there = self.stat(path)
         if there.size not in {size, None}:
             raise OSError(
@@ -310,29 +271,29 @@ class WebDAVSession(Session):
         """MKCOL, and what is missing above it first."""
         if not path:
             return
-        response = self._request("MKCOL", path, slash=True)
+        response = self._http.request("MKCOL", path, slash=True)
         # What is there already answers 405, on some servers 301; Go's says 201 to both, and 405
         # whatever went wrong.
         if response.status_code in {200, 201, 204}:
             return
         if response.status_code not in {301, 400, 403, 404, 405, 409, 500}:
-            raise self._refusal(response, path)
+            raise self._http.refusal(response, path)
         try:
             self._require_directory(path)
         except FileNotFoundError as error:
             parent = posixpath.dirname(path)
             if not parent:
-                raise self._refusal(response, path) from error
+                raise self._http.refusal(response, path) from error
         else:
             return
         self.makedirs(parent, mode)
-        again = self._request("MKCOL", path, slash=True)
+        again = self._http.request("MKCOL", path, slash=True)
         if again.status_code in {200, 201, 204}:
             return
         try:
             self._require_directory(path)
         except FileNotFoundError as error:
-            raise self._refusal(again, path) from error
+            raise self._http.refusal(again, path) from error
 
     # Naming
 
@@ -376,7 +337,7 @@ class WebDAVSession(Session):
             else:
                 self._keeps_names = True
             finally:
-                self._request("DELETE", probe, {"Depth": "0"})
+                self._http.request("DELETE", probe, {"Depth": "0"})
         if not self._keeps_names:
             raise OSError(
                 errno.EINVAL, "the server would cut the name at '?' or ';': use another", target
@@ -384,16 +345,19 @@ class WebDAVSession(Session):
 
     def _put_empty(self, path: str) -> None:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": "0"}
-        response = self._request("PUT", path, headers)
+        response = self._http.request("PUT", path, headers)
         if response.status_code not in {200, 201, 204}:
-            raise self._refusal(response, path)
+            raise self._http.refusal(response, path)
 
     def _move(self, source: str, target: str, *, overwrite: str) -> None:
         refused: httpx.Response | None = None
         for base in tuple(self._destinations):
-            destination = base + _quote(target)
+            destination = base + quote_path(target)
             headers = {"Destination": destination, "Overwrite": overwrite}
-            response = self._request("MOVE", source, headers)
+            for _ in range(MOVES):
+                response = self._http.request("MOVE", source, headers)
+                if response.status_code != 423:
+                    break
             if response.status_code in {200, 201, 204}:
                 # What one server understands it will understand again.
                 self._destinations = [base]
@@ -414,7 +378,7 @@ class WebDAVSession(Session):
         assert refused is not None  # noqa: S101 - there always is a base; for the type checker
         if overwrite == "F" and (refused.status_code == 412 or self._is_taken(target)):
             raise FileExistsError(errno.EEXIST, "the name is taken", target)
-        raise self._refusal(refused, target)
+        raise self._http.refusal(refused, target)
 
     def _is_taken(self, path: str) -> bool:
         try:
@@ -434,7 +398,7 @@ class WebDAVSession(Session):
         other = "http" if self._url.scheme == "https" else "https"
         bases = []
         for prefix in prefixes:
-            path = "/" + "".join(_quote(segment) + "/" for segment in prefix)
+            path = "/" + "".join(quote_path(segment) + "/" for segment in prefix)
             bases += [
                 f"{self._url.scheme}://{authority}{path}",
                 path,
@@ -448,7 +412,7 @@ class WebDAVSession(Session):
         DELETE is recursive (RFC 4918, 9.6.1), and servers differ in what holds it back, so a look
         goes first.
         """
-        if self._can_propfind:
+        if self._http.can_propfind:
             resources = self._propfind(path, "1")
             is_dir = _itself(resources, path).stat.is_dir
             if len(resources) > 1:
@@ -465,9 +429,9 @@ class WebDAVSession(Session):
                     path,
                 )
         headers = {} if is_dir else {"Depth": "0"}
-        response = self._request("DELETE", path, headers, slash=is_dir)
+        response = self._http.request("DELETE", path, headers, slash=is_dir)
         if response.status_code not in {200, 202, 204}:
-            raise self._refusal(response, path)
+            raise self._http.refusal(response, path)
 
     def _require_hidden_names(self, path: str) -> None:
         """Refuse to believe a listing without names if the server does not list hidden ones.
@@ -482,9 +446,9 @@ class WebDAVSession(Session):
                 names = [resource.segments[-1:] for resource in self._propfind(path, "1")]
                 self._lists_hidden = (posixpath.basename(probe),) in names
             finally:
-                response = self._request("DELETE", probe, {"Depth": "0"})
+                response = self._http.request("DELETE", probe, {"Depth": "0"})
             if response.status_code not in {200, 202, 204}:
-                raise self._refusal(response, path)
+                raise self._http.refusal(response, path)
         if not self._lists_hidden:
             raise OSError(
                 errno.ENOTSUP,
@@ -492,156 +456,6 @@ class WebDAVSession(Session):
                 "the collection is empty; it was not removed",
                 path,
             )
-
-    # Requests
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] | None = None,
-        *,
-        slash: bool = False,
-        content: Any = None,
-    ) -> httpx.Response:
-        """Send a request and return its answer, without the body."""
-        with self._stream(method, path, headers, slash=slash, content=content) as response:
-            return response
-
-    @contextmanager
-    def _stream(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] | None = None,
-        *,
-        slash: bool = False,
-        content: Any = None,
-    ) -> Iterator[httpx.Response]:
-        """Send a request and give its answer to a block that may read the body.
-
-        The session's only connection is busy with it until the block ends.
-        """
-        url = self._client.join_url(_quote(path), add_trailing_slash=slash) if path else self._url
-        sent = {**IDENTITY, **(headers or {})}
-        with self._explained(), self._answer(method, url, sent, content) as response:
-            self._remember_socket(response)
-            if response.status_code == 401:
-                raise AuthenticationError(
-                    f"{self._server} refused the credentials (401). Check the options username, "
-                    "password, auth and token."
-                )
-            yield response
-            if not response.is_stream_consumed:
-                # A connection is used again only if the body was read; a long one is not worth it.
-                for _ in islice(response.iter_raw(), 16):
-                    pass
-
-    @contextmanager
-    def _answer(
-        self, method: str, url: httpx.URL, headers: Mapping[str, str], content: Any
-    ) -> Iterator[httpx.Response]:
-        """Send a request; once more, if the connection was kept open and broke without an answer.
-
-        Servers close idle connections when they like, and a request may cross with that. None of
-        ours does harm when it is repeated; where the first was done, the second's answer tells.
-        """
-        fresh = False
-
-        def watch(event: str, info: object) -> None:
-            nonlocal fresh
-            fresh = fresh or event == "connection.connect_tcp.complete"
-
-        http = self._client.http
-        request = http.build_request(
-            method, url, content=content, headers=headers, extensions={"trace": watch}
-        )
-        try:
-            response = http.send(request, stream=True)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            # An upload is repeated by the storage, under another name: Go's server holds a lock on
-            # the first until it notices the end of that connection.
-            if fresh or method == "PUT":
-                raise
-            response = http.send(request, stream=True)
-        with closing(response):
-            yield response
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Tell the HTTP client's failures in our words."""
-        try:
-            yield
-        except httpx.TimeoutException as error:
-            self._closed = True
-            raise TimeoutError(
-                errno.ETIMEDOUT,
-                f"{self._server} did not go on within {self._timeout:g} s (timeout)",
-            ) from error
-        except (httpx.TransportError, httpx.DecodingError) as error:
-            self._closed = True
-            raise ConnectionLost(
-                f"the session with {self._server} was lost: {error or type(error).__name__}"
-            ) from error
-
-    def _remember_socket(self, response: httpx.Response) -> None:
-        stream = response.extensions.get("network_stream")
-        sock = stream.get_extra_info("socket") if stream is not None else None
-        if sock is not None:
-            self._sockets = [sock]
-
-    def _refusal(self, response: httpx.Response, path: str) -> OSError:
-        """Make the error that a status stands for."""
-        status = response.status_code
-        said = f"the server answered {status} {response.reason_phrase}".rstrip()
-        if response.is_redirect:
-            target = response.request.url.join(response.headers.get("location", ""))
-            where = f"{target.scheme}://{target.netloc.decode('ascii', 'replace')}{target.path}"
-            return ProtocolError(
-                f"{said} and points to {where}: redirects are not followed, set the option url to "
-                "where the server is"
-            )
-        number = _ERRNO.get(status, errno.EIO)
-        creating = response.request.method in {"PUT", "MKCOL", "MOVE"}
-        if _too_long(path) and (creating or number in {errno.EINVAL, errno.EACCES, errno.EIO}):
-            return OSError(errno.ENAMETOOLONG, f"the name is too long: {said}", path)
-        if status in {405, 501} and not self._can_propfind:
-            said += "; is the option url that of a WebDAV folder?"
-        elif creating and status in {405, 501}:
-            # Go's server says so whenever writing fails.
-            said += "; it may be read-only or full"
-        elif status == 405 and response.request.method == "PROPFIND":
-            said += "; an index file may be in the way (Apache: set DirectoryIndex disabled)"
-        elif number == errno.EIO:
-            said += "; its log should tell why: a full or read-only disk, perhaps"
-        return OSError(number, said, path)
-
-
-class _Body:
-    """A request's body, from its beginning however often it is sent."""
-
-    def __init__(self, source: BinaryIO, size: int) -> None:
-        self._source = source
-        self._size = size
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._source.seek(0)
-        readinto = cast("_Reads", self._source).readinto
-        buffer = memoryview(bytearray(CHUNK))
-        left = self._size
-        while left:
-            count = readinto(buffer[: min(CHUNK, left)])
-            if not count:
-                raise OSError(errno.EIO, f"the content ended {left} bytes before its end")
-            left -= count
-            yield bytes(buffer[:count])
-
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class _Reads(Protocol):
-        def readinto(self, buffer: WriteableBuffer, /) -> int: ...
 
 
 def _itself(resources: list[Resource], path: str) -> Resource:
@@ -654,7 +468,7 @@ def _itself(resources: list[Resource], path: str) -> Resource:
     if itself is None or itself.status in {404, 410}:
         raise FileNotFoundError(errno.ENOENT, "no such file or collection", path)
     if itself.status is not None and itself.status >= 300:
-        number = _ERRNO.get(itself.status, errno.EIO)
+        number = ERRNO.get(itself.status, errno.EIO)
         raise OSError(number, f"the server says {itself.status} of it", path)
     return itself
 
@@ -672,24 +486,6 @@ def _stat_of(response: httpx.Response, size: int | None) -> Stat:
         mtime=http_date(headers.get("last-modified")),
         etag=bare_etag(headers.get("etag")),
     )
-
-
-def _quote(path: str) -> str:
-    """Percent-encode a path, segment by segment.
-
-    Raises:
-        ValueError: A segment would lead elsewhere: servers resolve dots, quoted ones too.
-    """
-    parts = path.split("/") if path else []
-    if any(part in {"", ".", ".."} for part in parts):
-        raise ValueError(f"{path!r} is no path below the root")
-    return "/".join(quote(part, safe="", errors="surrogateescape") for part in parts)
-
-
-def _too_long(path: str) -> bool:
-    """Tell whether a refusal may come from a name or path beyond what file systems take."""
-    parts = path.encode("utf-8", "surrogateescape").split(b"/")
-    return any(len(part) > 255 for part in parts) or sum(map(len, parts)) + len(parts) > 4000
 
 
 def _refuse_control_characters(path: str) -> None:
