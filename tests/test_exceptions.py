@@ -30,8 +30,8 @@ def bare(kind: type[Exception]) -> Exception:
     error = kind.__new__(kind)
     with contextlib.suppress(Exception):
         error.args = ("the words of a library",)
-    error.__dict__.update(dict.fromkeys(("explanation", "allowed_types", "hostname"), "x"))
-    error.__dict__.update(key=paramiko.ECDSAKey.generate(), expected_key=KEY, errors={})
+    texts = ("explanation", "allowed_types", "hostname", "code", "text", "command", "error")
+    error.__dict__.update(dict.fromkeys(texts, "x"), key=KEY, expected_key=KEY, errors={})
     return error
 
 
