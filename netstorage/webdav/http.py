@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 CHUNK = 64 * 2**10
 """Bytes of an upload handed to the HTTP client at once."""
+TRIES = {"MKCOL": 8, "MOVE": 8, "DELETE": 8}
+"""How often a locked name (423) is tried: Go's server locks it while it makes or removes it."""
+
 # A proxy or an Apache with mod_deflate would answer a range of the compressed body.
 IDENTITY = {"Accept-Encoding": "identity"}
 
@@ -90,8 +93,12 @@ class HTTP:
         content: Any = None,
     ) -> httpx.Response:
         """Send a request and return its answer, without the body."""
-        with self.stream(method, path, headers, slash=slash, content=content) as response:
-            return response
+        for _ in range(TRIES.get(method, 1)):
+            with self.stream(method, path, headers, slash=slash, content=content) as response:
+                pass
+            if response.status_code != 423:
+                break
+        return response
 
     @contextmanager
     def stream(

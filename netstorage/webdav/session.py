@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 LOOK_FIRST = 2**20
 """Bytes from which on asking for the directory costs less than sending the body in vain."""
 
-MOVES = 8
-"""How often a MOVE is tried while the name is locked: Go's server locks it during each one."""
-
 CUTTING = frozenset("?;")
 CONTROL = frozenset(map(chr, [*range(32), 127]))
 
@@ -354,10 +351,7 @@ class WebDAVSession(Session):
         for base in tuple(self._destinations):
             destination = base + quote_path(target)
             headers = {"Destination": destination, "Overwrite": overwrite}
-            for _ in range(MOVES):
-                response = self._http.request("MOVE", source, headers)
-                if response.status_code != 423:
-                    break
+            response = self._http.request("MOVE", source, headers)
             if response.status_code in {200, 201, 204}:
                 # What one server understands it will understand again.
                 self._destinations = [base]
