@@ -1,0 +1,1 @@
+"""What a storage promises, on every server that is there."""

@@ -1,0 +1,114 @@
+"""What the contract's tests share."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import posixpath
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.files.uploadedfile import TemporaryUploadedFile
+
+from netstorage.pool import all_pools
+from netstorage.storage import TEMPORARY, NetworkStorage
+from tests.servers import make_storage
+from tests.servers.base import Server
+
+HIDES_DOTS = {"nginx"}
+"""Servers that list no names that begin with a dot (by the code of nginx-dav-ext-module)."""
+
+LOCKING = {"rclone-webdav"}
+"""Servers that let nobody remove a half upload until they noticed that its connection is gone."""
+
+STRICT = {"embedded-sftp", "sshd", "docker-sshd"}
+"""Servers whose RENAME refuses a taken name (SFTP.md); elsewhere a window of some ms is left."""
+
+_numbers = itertools.count(1)
+
+
+def private_storage(server: Server, **options: Any) -> NetworkStorage:
+    """A storage with a pool that it shares with no other, whatever limits it has."""
+    own = {"timeout": 30 + next(_numbers) / 1000}
+    return make_storage(server, **own | options)
+
+
+def read(storage: NetworkStorage, name: str) -> bytes:
+    """All of a file."""
+    with storage.open(name) as file:
+        return file.read()
+
+
+def raw_names(storage: NetworkStorage, path: str = "") -> dict[str, bool]:
+    """What really lies in a directory, unfinished uploads too: names, and which are directories."""
+    with storage.pool.connection() as session:
+        return {entry.name: entry.is_dir for entry in session.listdir(storage._path(path))}
+
+
+def temporaries(server: Server, storage: NetworkStorage) -> list[str]:
+    """Unfinished uploads anywhere in a storage."""
+    location = storage.location
+    if server.root is not None:
+        # A server may hide them; the disk does not.
+        top = server.root / location
+        return [str(path.relative_to(top)) for path in top.rglob(TEMPORARY + "*")]
+    return list(_hidden(storage, ""))
+
+
+def _hidden(storage: NetworkStorage, path: str) -> Iterator[str]:
+    try:
+        entries = raw_names(storage, path)
+    except FileNotFoundError:
+        return
+    for name, is_dir in entries.items():
+        if name.startswith(TEMPORARY):
+            yield posixpath.join(path, name)
+        elif is_dir:
+            yield from _hidden(storage, posixpath.join(path, name))
+
+
+def remove_temporaries(server: Server, storage: NetworkStorage) -> None:
+    """Clear up after a client that could not: it is dead, or the server kept a lock on its file."""
+    deadline = time.monotonic() + 30
+    while left := temporaries(server, storage):
+        for name in left:
+            try:
+                storage.delete(name)
+            except OSError:
+                # Go's server ends its lock when it notices the end of the connection.
+                assert server.name in LOCKING
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+
+def busy_pools() -> list[str]:
+    """Pools that still have something lent or promised."""
+    numbers = {pool: pool.stats() for pool in all_pools()}
+    return [repr(pool) for pool, n in numbers.items() if n.in_use or n.waiting or n.connecting]
+
+
+def uploaded(data: bytes, name: str = "upload.bin") -> TemporaryUploadedFile:
+    """An upload on disk, as Django's request handling makes it."""
+    file = TemporaryUploadedFile(name, "application/octet-stream", len(data), None)
+    file.write(data)
+    file.seek(0)
+    return file
+
+
+class Stream(io.RawIOBase):
+    """Content that comes from somewhere: it has no size, and no way back."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._left = self._left or next(self._pieces, b"")
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
