@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 import netstorage
 from netstorage import SFTPStorage, WebDAVStorage, exceptions
 from netstorage.exceptions import NetStorageError
-from netstorage.options import CommonOptions, PoolOptions
 from netstorage.limits import PoolLimits
+from netstorage.options import CommonOptions, PoolOptions
 from netstorage.sftp import SFTPOptions
 from netstorage.storage import NetworkStorage
 from netstorage.webdav import WebDAVOptions

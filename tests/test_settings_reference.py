@@ -9,8 +9,8 @@ import pytest
 
 import netstorage
 from netstorage import SFTPStorage, WebDAVStorage
-from netstorage.options import COMMON_DEFAULTS, CommonOptions, PoolOptions
 from netstorage.limits import PoolLimits, PoolStats
+from netstorage.options import COMMON_DEFAULTS, CommonOptions, PoolOptions
 from netstorage.sftp import SFTPOptions
 from netstorage.webdav import WebDAVOptions
 

@@ -14,7 +14,6 @@ from django.core.files.storage import filesystem
 from django.utils._os import safe_join
 
 # Ours is called "tests", too: Django must find its own.
-
 import netstorage.sftp
 
 OPTIONS = json.loads(os.environ["YARDSTICK_OPTIONS"])
