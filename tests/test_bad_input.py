@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import pytest
 from django.core.files.base import ContentFile
@@ -222,22 +223,7 @@ def test_a_server_that_hangs_up(check):
 
 def test_a_server_that_freezes(server, monkeypatch):
     """It was fine, and then says nothing: each call ends by the deadline, and later all is well."""
-    if server.root is None:
-        freeze, thaw = frozen_container(server)
-    else:
-        family = [server.process.pid, *descendants(server.process.pid)]
-
-        def freeze():
-            for pid in [server.process.pid, *descendants(server.process.pid)]:
-                os.kill(pid, signal.SIGSTOP)
-
-        def thaw():
-            for pid in family:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-            for pid in descendants(server.process.pid):
-                os.kill(pid, signal.SIGCONT)
-
+    freeze, thaw = frozen_container(server) if server.root is None else frozen_processes(server)
     location = f"frozen-{secrets.token_hex(4)}"
     base = server.options.get("location", "")
     storage = impatient(server, location=os.path.join(base, location), timeout=DEADLINE)
@@ -257,6 +243,34 @@ def test_a_server_that_freezes(server, monkeypatch):
     monkeypatch.setattr(storage.pool, "_clock", lambda: time.monotonic() + 60)
     assert read(storage, "file.txt") == b"before"
     assert storage.pool.stats().in_use == 0
+
+
+def frozen_processes(server):
+    stopped = set()
+
+    def freeze():
+        # Until no parent is left that could have made another child meanwhile.
+        while new := {server.process.pid, *descendants(server.process.pid)} - stopped:
+            for pid in new:
+                os.kill(pid, signal.SIGSTOP)
+            for pid in new:
+                wait_until_stopped(pid)
+            stopped.update(new)
+
+    def thaw():
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+    return freeze, thaw
+
+
+def wait_until_stopped(pid):
+    """A signal takes its time to arrive in every thread (proc(5), /proc/PID/stat)."""
+    deadline = time.monotonic() + BOUND
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended
+            while stat.read_text().rpartition(")")[2].split()[0] not in {"T", "Z", "X"}:
+                assert time.monotonic() < deadline
 
 
 def frozen_container(server):

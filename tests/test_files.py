@@ -575,6 +575,7 @@ def test_csv_reads_it_as_text():
     assert file.closed
 
 
+@pytest.mark.django_db  # the end of a request closes old connections
 def test_a_response_knows_its_length():
     content = some_bytes(100_000)
     far = Far(content)
@@ -587,6 +588,7 @@ def test_a_response_knows_its_length():
     assert far.moved == 100_000
 
 
+@pytest.mark.django_db  # the end of a request closes old connections
 def test_a_response_from_the_middle_has_the_rest():
     file = Far(some_bytes(1000)).open()
     file.seek(900)

@@ -75,7 +75,7 @@ def test_djangos_own_storage_tests_pass_over_sshd(django_tests: Path) -> None:
         server.stop()
     ran = re.search(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
     assert ran, done.stderr[-3000:]
-    assert int(ran[1]) > 200
+    assert int(ran[1]) > 100
     failed = re.findall(r"^(?:FAIL|ERROR): \S+ \((\S+)\)", done.stderr, re.MULTILINE)
     unexpected = [name for name in failed if not any(re.search(local, name) for local in LOCAL)]
     assert not unexpected, done.stderr[-6000:]

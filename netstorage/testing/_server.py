@@ -139,7 +139,8 @@ class EmbeddedServer:
             "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
         }
         # A test suite turns warnings into errors for its own code, not for the server's.
-        environment.pop("PYTHONWARNINGS", None)
+        for strictness in ("PYTHONWARNINGS", "PYTHONDEVMODE"):
+            environment.pop(strictness, None)
         return subprocess.Popen(  # noqa: S603  # our own interpreter and module
             [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,

@@ -69,6 +69,9 @@ class Composition:
             # Chosen here, as Docker's own choice would change at a restart.
             "NETSTORAGE_SFTP_PORT": str(free_port()),
             "NETSTORAGE_WEBDAV_PORT": str(free_port()),
+            # Version 1 is a Python program, whose warnings would be taken for its answers.
+            "PYTHONDEVMODE": "",
+            "PYTHONWARNINGS": "",
         }
 
     @property
