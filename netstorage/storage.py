@@ -12,6 +12,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import PurePath
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urljoin
@@ -34,6 +35,9 @@ T = TypeVar("T")
 TEMPORARY = ".netstorage-"
 """Uploads grow under this prefix and 32 hexadecimal digits, beside the name they will get."""
 _is_temporary = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}").fullmatch
+
+NAMES_TRIED = 100
+"""How many names a save tries: a subclass may answer with the same taken one for ever."""
 
 # Storage.save() does not hand its max_length to _save(), which may have to find another name.
 _max_length: ContextVar[int | None] = ContextVar("netstorage_max_length", default=None)
@@ -182,11 +186,11 @@ class NetworkStorage(ConfiguredStorage):
 
         try:
             temporary = self._run(name, upload, exclusive=True)
-            while True:
+            for tries in count(1):
                 try:
                     self._publish(name, temporary, size, overwrite)
                 except FileExistsError:
-                    if not rename:
+                    if not rename or tries == NAMES_TRIED:
                         raise
                     name = self._clean(self.get_available_name(name, _max_length.get()))
                 else:

@@ -256,3 +256,15 @@ def test_read_only_refuses_every_change(storage, sibling):
             change()
     assert read(read_only, "kept.txt") == b"kept"
     assert read_only.listdir("") == (["empty"], ["kept.txt"])
+
+
+def test_a_subclass_that_insists_on_a_taken_name_gets_an_error_not_a_loop(storage):
+    class Stubborn(type(storage)):
+        def get_available_name(self, name, max_length=None):
+            return name
+
+    stubborn = Stubborn(**storage._given)
+    assert stubborn.save("a.txt", ContentFile(b"first")) == "a.txt"
+    with pytest.raises(FileExistsError):
+        stubborn.save("a.txt", ContentFile(b"second"))
+    assert storage.open("a.txt").read() == b"first"
