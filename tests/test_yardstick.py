@@ -25,6 +25,7 @@ LOCAL = {
     r"test_file_upload(_directory)?_default_permissions": "the umask is the server's",
     r"FileSystemStorageTests\.test_deconstruction": "another class, with other arguments",
     r"test_readonly_root": "root may write everywhere",
+    r"OverwritingStorageOSOpenFlags": "sets the flags of os.open(), deprecated in Django 5.1",
 }
 
 
