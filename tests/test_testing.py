@@ -353,10 +353,11 @@ def test_a_killed_parent_leaves_nothing(tmp_path, number):
 def test_ctrl_c_leaves_nothing(tmp_path):
     """Ctrl-C goes to the whole process group; the parent stops the servers in its own time."""
     code = """
+    import httpx
     try:
+        print("ready", flush=True)
         sys.stdin.read()
     except KeyboardInterrupt:
-        import httpx
         print(httpx.get(webdav.url).status_code, flush=True)
     finally:
         sftp.stop()
@@ -364,6 +365,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     """
     with parent(tmp_path, code, start_new_session=True) as process:
         children = json.loads(process.stdout.readline())
+        assert process.stdout.readline() == "ready\n"
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout.readline() == "401\n"
     assert process.returncode == 0
