@@ -193,7 +193,7 @@ class ScriptedHTTP:
         if not line:
             return False
         words = line.decode("latin-1").split()
-        if len(words) != 3:
+        if len(words) != 3 or not words[2].startswith("HTTP/"):
             return False
         method, target, _ = words
         headers = {}
