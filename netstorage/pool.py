@@ -81,7 +81,7 @@ class _Waiter:
 
 
 class ConnectionPool:
-    """Sessions of one endpoint, lent one borrower at a time (or several, where a session can).
+    """Sessions of one endpoint, lent to one borrower at a time, or to several where a session can.
 
     Args:
         endpoint: Where to connect.
@@ -210,19 +210,21 @@ class ConnectionPool:
             self._counters.requests += 1
             outdated = self._take_outdated()
         self._close(outdated)
-        waiter = _Waiter(exclusive)
         with self._lock:
             # Nobody overtakes the queue.
-            self._waiters.append(waiter)
-            self._dispatch()
+            grant = None if self._waiters else self._grant(exclusive)
+            if grant is None:
+                waiter = _Waiter(exclusive)
+                self._waiters.append(waiter)
         while True:
-            grant = waiter.grant or self._wait(waiter, deadline)
+            grant = grant or self._wait(waiter, deadline)
             if isinstance(grant, _Permit):
                 return self._connect(exclusive)
             if not isinstance(grant, _Member):
                 raise grant
             try:
                 if self._is_fit(grant):
+                    self._open_to_others(grant, exclusive)
                     return grant
             except BaseException:
                 self._give_back(grant, keep=False)
@@ -232,6 +234,7 @@ class ConnectionPool:
                 # It has waited already: what takes the lost session's place is for it.
                 self._waiters.appendleft(waiter)
             self._give_back(grant, keep=False)
+            grant = waiter.grant
 
     def _wait(self, waiter: _Waiter, deadline: float) -> _Grant:
         """Wait in the queue for a grant."""
@@ -277,26 +280,36 @@ class ConnectionPool:
         if self._closed:
             return PoolClosed(f"the pool of {self.endpoint} is closed")
         if self._idle:
-            return self._lease(self._idle.pop(), exclusive)
+            # Its own until it has proven to be fit.
+            return self._lease(self._idle.pop(), exclusive=True)
+        if not exclusive:
+            open_to_all = [member for member in self._busy if self._may_be_joined(member)]
+            if open_to_all:
+                return self._lease(min(open_to_all, key=lambda member: member.leases), exclusive)
         size = len(self._busy) + self._connecting + self._closing
         may_grow = size < self.limits.max_size
         backing_off = self._last_error is not None and self._clock() < self._retry_at
         if may_grow and not backing_off and self._connecting < MAX_CONNECTING:
             self._connecting += 1
             return _PERMIT
-        if not exclusive:
-            open_to_all = [
-                member
-                for member in self._busy
-                if not member.exclusive
-                and member.leases < member.session.concurrency
-                and not self._is_outdated(member)
-            ]
-            if open_to_all:
-                return self._lease(min(open_to_all, key=lambda member: member.leases), exclusive)
         if backing_off and not self._busy and not self._connecting:
             return self._fail_fast()
         return None
+
+    def _may_be_joined(self, member: _Member) -> bool:
+        return (
+            not (member.exclusive or member.broken or self._is_outdated(member))
+            and member.leases < member.session.concurrency
+            # A sign of life cannot be asked for: it would wait behind the others' work.
+            and self._was_well(member)
+        )
+
+    def _was_well(self, member: _Member) -> bool:
+        """Tell whether a session worked a moment ago, and none has broken since."""
+        return (
+            self._clock() - member.last_used < PING_AFTER
+            and member.last_used > self._suspect_before
+        )
 
     def _fail_fast(self) -> ConnectError:
         """Tell the last failure again instead of waiting for another."""
@@ -304,6 +317,12 @@ class ConnectionPool:
         kind, message = self._last_error
         pause = max(0.0, self._retry_at - self._clock())
         return kind(f"{message} (not tried again for another {pause:.1f} s)")
+
+    def _open_to_others(self, member: _Member, exclusive: bool) -> None:
+        if not exclusive and member.session.concurrency > 1:
+            with self._lock:
+                member.exclusive = False
+                self._dispatch()
 
     def _lease(self, member: _Member, exclusive: bool) -> _Member:
         member.leases += 1
@@ -325,11 +344,9 @@ class ConnectionPool:
         """Tell whether a session that lay idle still works."""
         if not member.session.is_alive():
             return False
-        if not member.served:
+        if not member.served or member.leases > 1 or self._was_well(member):
             return True
         idle = self._clock() - member.last_used
-        if idle < PING_AFTER and member.last_used > self._suspect_before:
-            return True
         try:
             member.session.ping()
         except OSError as error:
@@ -344,15 +361,14 @@ class ConnectionPool:
         keep = keep and member.session.is_alive()
         with self._lock:
             if member not in self._busy:
-                # Lent before a fork, or already given up by another borrower of it.
-                return
+                return  # lent before a fork
             member.leases -= 1
             member.served = True
             member.last_used = self._clock()
             if not keep:
                 member.broken = True
                 self._suspect_before = member.last_used
-            if not member.leases or member.broken:
+            if not member.leases:
                 self._busy.discard(member)
                 self._idle.append(member)
             outdated = self._take_outdated()
@@ -388,7 +404,8 @@ class ConnectionPool:
             self._failures = 0
             self._last_error = None
             expires = self._clock() + self.limits.max_lifetime * (1 - JITTER * self._jitter())
-            member = self._lease(_Member(session, generation, expires), exclusive)
+            member = _Member(session, generation, expires, last_used=self._clock())
+            self._lease(member, exclusive)
             self._dispatch()
         logger.debug("opened a session to %s", self.endpoint)
         return member

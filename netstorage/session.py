@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, Protocol
 
 Sink = Callable[[int, memoryview], Any]
-"""Takes a piece of a file: its offset in bytes and its content, valid during the call only."""
+"""Takes a piece of a file: its offset in bytes and its content, valid during the call only. The
+thread that calls it may be another borrower's."""
+
+SMALL = 255 * 2**10
+"""Bytes up to which a transfer may share a session; a longer one would hold up the others."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Session(ABC):
     """One authenticated connection to a server."""
 
     concurrency: ClassVar[int] = 1
-    """How many borrowers may use the session at the same time."""
+    """How many borrowers may use the session at the same time, each in a thread of its own."""
 
     @abstractmethod
     def is_alive(self) -> bool:
@@ -94,17 +98,22 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def write(self, path: str, source: BinaryIO, size: int, mode: int | None) -> None:
+    def write(
+        self, path: str, source: BinaryIO, size: int, mode: int | None, directory_mode: int | None
+    ) -> None:
         """Create ``path`` with ``size`` bytes from the beginning of ``source``, and verify it.
+
+        Directories that are missing are made, too; others may be making them at the same time.
 
         Args:
             path: A name that nobody else uses; an existing file is refused where the server can.
             source: A local file, read with ``seek`` and ``readinto``.
             size: How many bytes it holds.
             mode: Permission bits, or None for the server's default.
+            directory_mode: The same for each directory that has to be made.
 
         Raises:
-            FileNotFoundError: The directory is missing. (Any failure may leave a part of the file.)
+            OSError: See above. Any failure may leave a part of the file.
         """
 
     @abstractmethod
@@ -114,13 +123,6 @@ class Session(ABC):
     @abstractmethod
     def replace(self, source: str, target: str) -> None:
         """Give the file ``source`` the name ``target``, replacing a file atomically."""
-
-    @abstractmethod
-    def makedirs(self, path: str, mode: int | None) -> None:
-        """Create directory ``path`` and its missing parents, each with ``mode``.
-
-        Others may be creating them at the same time.
-        """
 
     @abstractmethod
     def remove(self, path: str) -> None:

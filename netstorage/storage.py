@@ -25,7 +25,7 @@ from django.utils.encoding import filepath_to_uri
 from .exceptions import ConnectionLost, NetStorageError, PoolTimeout
 from .files import RemoteFile, local_source
 from .options import ConfiguredStorage
-from .session import Session, Sink, Stat
+from .session import SMALL, Session, Sink, Stat
 from .spool import Spool
 
 logger = logging.getLogger("netstorage.storage")
@@ -64,7 +64,7 @@ class NetworkStorage(ConfiguredStorage):
         if clean.startswith("/") and self.location.startswith("/"):
             clean = posixpath.relpath(clean, self.location)
         # A server on Windows may take a backslash for a slash.
-        as_windows = posixpath.normpath(clean.replace("\\", "/"))
+        as_windows = posixpath.normpath(clean.replace("\\", "/")) if "\\" in clean else clean
         if "\0" in text or any(
             reading == ".." or reading.startswith(("/", "../")) for reading in (clean, as_windows)
         ):
@@ -177,15 +177,12 @@ class NetworkStorage(ConfiguredStorage):
             # A lost session may have left part of a file: each try gets a name of its own.
             temporary = posixpath.join(directory, TEMPORARY + secrets.token_hex(16))
             temporaries.append(temporary)
-            try:
-                session.write(temporary, source, size, self.file_permissions_mode)
-            except FileNotFoundError:
-                session.makedirs(directory, self.directory_permissions_mode)
-                session.write(temporary, source, size, self.file_permissions_mode)
+            modes = self.file_permissions_mode, self.directory_permissions_mode
+            session.write(temporary, source, size, *modes)
             return temporary
 
         try:
-            temporary = self._run(name, upload, exclusive=True)
+            temporary = self._run(name, upload, exclusive=size > SMALL)
             for tries in count(1):
                 try:
                     self._publish(name, temporary, size, overwrite)
@@ -353,7 +350,9 @@ class _Remote:
     def read(self, start: int, stop: int | None, sink: Sink) -> Stat:
         path = self.storage._path(self.name)
         return self.storage._run(
-            self.name, lambda session: session.read(path, start, stop, sink), exclusive=True
+            self.name,
+            lambda session: session.read(path, start, stop, sink),
+            exclusive=stop is None or stop - start > SMALL,
         )
 
     def publish(self, source: BinaryIO, size: int, *, exclusive: bool) -> None:

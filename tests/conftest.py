@@ -7,13 +7,15 @@ it, once in a session.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from pytest_docker.plugin import DockerComposeExecutor
 
 from tests.servers import SERVERS, SFTP, WEBDAV, docker, fresh_location, make_storage
 from tests.servers.base import Server
+from tests.servers.scripted import Loop, Scripted
 
 pytest_plugins = ["netstorage.testing.fixtures"]
 
@@ -129,3 +131,25 @@ def containers(
     )
     factories = (docker.DockerSshd, docker.DockerApache)
     return {each.name: each(composition, docker_services, compose) for each in factories}
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Loop]:
+    """Where scripted servers run."""
+    loop = Loop()
+    yield loop
+    loop.stop()
+
+
+@pytest.fixture
+def scripted(loop: Loop) -> Iterator[Callable[..., Scripted]]:
+    """Makes scripted SFTP servers; they stop with the test."""
+    servers: list[Scripted] = []
+
+    def make(*args: Any, **options: Any) -> Scripted:
+        servers.append(Scripted(loop, *args, **options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()

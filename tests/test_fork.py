@@ -453,7 +453,7 @@ def test_the_interpreter_exits_at_once(server):
         storage.save("a.txt", ContentFile(b"a"))
         file = storage.open("a.txt")
         file.read(1)
-        with storage.pool.connection():
+        with storage.pool.connection(exclusive=True):
             use = storage.pool.connection()
             use.__enter__()
         print(storage.pool.stats().size)

@@ -55,10 +55,10 @@ assert [each.value for each in greenlets] == [f"{n % 10}/{n}.txt" for n in range
 heart.kill()
 
 # Who is given up while it waits takes nothing along.
-with storage.pool.connection():
+with storage.pool.connection(exclusive=True):
     lost = []
     for _ in range(3):
-        context = storage.pool.connection()
+        context = storage.pool.connection(exclusive=True)
         context.__enter__()
         lost.append(context)
     try:

@@ -53,16 +53,13 @@ class Recorder(Session):
         self.paths.append(path)
         return Stat(size=0)
 
-    def write(self, path, source, size, mode):
+    def write(self, path, source, size, mode, directory_mode):
         self.paths.append(path)
 
     def rename(self, source, target):
         self.paths.extend([source, target])
 
     replace = rename
-
-    def makedirs(self, path, mode):
-        self.paths.append(path)
 
     def remove(self, path):
         self.paths.append(path)

@@ -1195,11 +1195,20 @@ def test_a_session_is_shared_up_to_its_concurrency(make_pool, shared, borrow):
     assert pool.stats().idle == 1
 
 
-def test_the_pool_grows_before_it_shares(make_pool, shared, borrow):
+def test_the_pool_shares_before_it_grows(make_pool, shared, borrow):
+    """Numbered requests travel together; a connect costs round trips, and servers count them."""
     pool = make_pool(shared, max_size=2)
-    four = [borrow(pool).got() for _ in range(4)]
-    # And the one with less to do is chosen.
-    assert sorted(session.number for session in four) == [0, 0, 1, 1]
+    five = [borrow(pool).got() for _ in range(5)]
+    assert [session.number for session in five] == [0, 0, 0, 1, 1]
+
+
+def test_who_joins_chooses_the_session_with_less_to_do(make_pool, shared, borrow):
+    pool = make_pool(shared, max_size=2)
+    five = [borrow(pool) for _ in range(5)]
+    numbers = [each.got().number for each in five]
+    five[1].give_back()
+    five[2].give_back()
+    assert (numbers, borrow(pool).got().number) == ([0, 0, 0, 1, 1], 0)
 
 
 def test_a_bulk_transfer_has_the_session_for_itself(make_pool, shared, borrow):
@@ -1229,18 +1238,18 @@ def test_a_bulk_transfer_is_not_starved(make_pool, shared, borrow):
     assert third.got() is session
 
 
-def test_who_breaks_a_shared_session_breaks_it_for_all(make_pool, shared, borrow):
-    pool = make_pool(shared, max_size=1)
+def test_a_broken_session_takes_nobody_in_and_closes_behind_the_last(make_pool, shared, borrow):
+    """Who still uses it will see for himself, unless it was the other's trouble alone."""
+    pool = make_pool(shared, max_size=2)
     one, two, three = (borrow(pool) for _ in range(3))
     session = one.got()
     assert two.got() is three.got() is session
     one.give_back(ConnectionLost("gone"))
-    assert session.closed == 1
     assert borrow(pool).got() is not session
     two.give_back(error := ConnectionLost("gone"))
-    three.give_back()
-    # Another borrower had brought it back by then, so it is no use to doubt the server.
     assert error.reused
+    assert session.closed == 0
+    three.give_back()
     assert (session.closed, pool.stats().closed_broken) == (1, 1)
 
 
@@ -1258,17 +1267,28 @@ def test_a_shared_session_that_is_to_go_takes_nobody_in(make_pool, shared, clock
     assert second.got() is not session
 
 
-def test_who_joins_after_a_pause_asks_for_a_sign_of_life(make_pool, shared, clock, borrow):
-    pool = make_pool(shared, max_size=1)
-    use(pool)
+def test_nobody_joins_a_session_that_has_been_silent(make_pool, shared, clock, borrow):
+    """A sign of life could not be asked for: it would wait behind what takes so long."""
+    pool = make_pool(shared, max_size=2)
     holder = borrow(pool)
     session = holder.got()
-    use(pool)
-    assert session.pings == 0
+    assert use(pool) is session
     clock.advance(6)
-    use(pool)
-    use(pool)
-    assert session.pings == 1
+    assert use(pool) is not session
+    assert session.pings == 0
+    holder.give_back()
+    assert pool.stats().idle == 2
+
+
+def test_a_session_is_tested_before_others_join(make_pool, shared, clock, borrow):
+    pool = make_pool(shared, max_size=1)
+    session = use(pool)
+    clock.advance(6)
+    joining: list[Borrower] = []
+    session.ping = lambda: joining.append(borrow(pool, queued=True))  # type: ignore[method-assign]
+    assert use(pool) is session
+    assert joining[0].got() is session
+    joining[0].give_back()
 
 
 # --- limits and registry ------------------------------------------------------------------------

@@ -47,13 +47,6 @@ SHORT = 0.5
 PASSPHRASE = "open sesame, said the keeper"
 
 
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.stop()
-
-
 @pytest.fixture
 def running(loop: Loop) -> Iterator[Callable[..., Any]]:
     """Starts a server or proxy on the loop; it stops with the test."""
@@ -67,11 +60,6 @@ def running(loop: Loop) -> Iterator[Callable[..., Any]]:
     yield start
     for server in reversed(servers):
         server.stop()
-
-
-@pytest.fixture
-def scripted(running) -> Callable[..., Scripted]:
-    return lambda *args, **options: running(Scripted, *args, **options)
 
 
 @pytest.fixture(scope="module")

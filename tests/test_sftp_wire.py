@@ -11,6 +11,7 @@ import random
 import stat
 import struct
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from django.core.files.base import ContentFile
 from netstorage import SFTPStorage
 from netstorage.exceptions import ConnectError, ConnectionLost, FileChanged, ProtocolError
 from netstorage.sftp import frames as w
-from netstorage.sftp import wire
+from netstorage.sftp import transfer
 from netstorage.storage import NetworkStorage
 from tests.contract.helpers import Stream
 from tests.servers.scripted import (
@@ -48,29 +49,9 @@ from tests.servers.sshd import Sshd
 SHORT = 0.3
 """Seconds of silence for servers that are silent for good."""
 KIB = 2**10
+TEN_KIB = ContentFile(bytes(10 * 1024))
 WITHOUT_LIMITS = {name: v for name, v in OPENSSH.items() if not name.startswith(b"limits")}
 SMALL_PIECES = (LIMITS[0], 32 * KIB, 32 * KIB, 0)
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.stop()
-
-
-@pytest.fixture
-def scripted(loop: Loop) -> Iterator[Callable[..., Scripted]]:
-    """Makes scripted servers; they stop with the test."""
-    servers: list[Scripted] = []
-
-    def make(*args: Any, **options: Any) -> Scripted:
-        servers.append(Scripted(loop, *args, **options))
-        return servers[-1]
-
-    yield make
-    for server in servers:
-        server.stop()
 
 
 def connects(storage: NetworkStorage) -> int:
@@ -212,10 +193,50 @@ def test_no_more_is_in_flight_than_the_bound(scripted, limits, most, name):
         if name == "READ":
             session.read("f", 0, size, lambda *_: None)
         else:
-            session.write("g", io.BytesIO(content(size)), size, None)
+            session.write("g", io.BytesIO(content(size)), size, None, None)
     assert server.ended.acquire(timeout=10)
     assert len(lengths(server, name)) == most
-    assert sum(lengths(server, name)) <= wire.IN_FLIGHT_BYTES
+    assert sum(lengths(server, name)) <= transfer.FIRST_WINDOW
+
+
+class TestWindow:
+    """A line's round trip takes 50 ms here."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        clock = SimpleNamespace(now=100.0)
+        monkeypatch.setattr(transfer, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        return clock
+
+    def answered(self, clock: Any, length: int, *seconds: float) -> int:
+        """How many requests may be in flight after windows that took so long to be answered."""
+        window = transfer.Window(length)
+        clock.now += 0.05
+        window.answered(0)
+
+        def room() -> int:
+            return next(n for n in range(100_000) if not window.has_room(n))
+
+        for each in seconds:
+            clock.now += each
+            for _ in range(room()):
+                window.answered(length)
+        return room()
+
+    def test_grows_while_a_window_takes_little_more_than_a_round_trip(self, clock):
+        assert self.answered(clock, 255 * KIB) == 16
+        assert self.answered(clock, 255 * KIB, 0.06) == 32
+        assert self.answered(clock, 32 * KIB) == 64
+        assert self.answered(clock, 32 * KIB, 0.06) == 128
+
+    def test_does_not_grow_where_the_line_is_full(self, clock):
+        assert self.answered(clock, 255 * KIB, 0.08, 0.2, 5) == 16
+        assert self.answered(clock, 32 * KIB, 0.06, 0.09) == 128
+
+    def test_is_bounded(self, clock):
+        assert self.answered(clock, 255 * KIB, *[0.05] * 9) == 32
+        assert self.answered(clock, 32 * KIB, *[0.05] * 9) == 255
+        assert self.answered(clock, 1, *[0.05] * 9) == 256
 
 
 def test_short_answers_are_completed(scripted):
@@ -376,11 +397,12 @@ def test_missing_folders_are_made_in_one_flight(scripted):
 
 
 def test_modes_of_missing_folders_are_set_in_one_flight(scripted):
-    flights = Flights(1, 1, 3, 3, 1, 5, 1)
+    flights = Flights(1, 1, 4, 8, 1)
     server = scripted(flights)
     storage = server.storage(timeout=2, directory_permissions_mode=0o750)
     storage.save("a/b/c/f", ContentFile(b"deep"))
-    assert flights.flights[3] == ["SETSTAT"] * 3
+    assert flights.flights[2] == ["MKDIR"] * 3 + ["OPEN"]
+    assert flights.flights[3][:3] == ["SETSTAT"] * 3
     assert {server.modes[path] for path in (b"a", b"a/b", b"a/b/c")} == {0o750}
 
 
@@ -394,6 +416,10 @@ def test_links_in_a_listing_are_followed_in_one_flight(scripted):
     directories, files = storage.listdir("")
     assert len(directories) == 41
     assert files == []
+
+
+def overwriting(storage: SFTPStorage) -> SFTPStorage:
+    return SFTPStorage(**{**storage.options, "allow_overwrite": True})
 
 
 class Observed:
@@ -430,7 +456,11 @@ def sshd() -> Iterator[Sshd]:
     [
         pytest.param(lambda storage: storage.exists("small"), 1, id="exists"),
         pytest.param(lambda storage: storage.size("small"), 1, id="size"),
-        pytest.param(lambda storage: storage.save("new", ContentFile(b"n")), 4, id="save"),
+        pytest.param(lambda storage: storage.get_modified_time("small"), 1, id="mtime"),
+        pytest.param(lambda storage: storage.get_accessed_time("small"), 1, id="atime"),
+        pytest.param(lambda storage: storage.save("new", TEN_KIB), 4, id="save"),
+        pytest.param(lambda storage: storage.save("a/b/c/new", TEN_KIB), 5, id="save-3-missing"),
+        pytest.param(lambda storage: overwriting(storage).save("f", TEN_KIB), 3, id="overwrite"),
         pytest.param(lambda storage: read(storage, "small"), 2, id="read"),
         pytest.param(lambda storage: storage.delete("small"), 1, id="delete"),
         pytest.param(lambda storage: storage.listdir("many"), 4, id="listdir-1000"),
@@ -443,7 +473,8 @@ def test_round_trips_on_openssh(sshd, work, flights):
         (sshd.root / "many" / f"{number:04}.txt").touch()
     storage = SFTPStorage(**sshd.options)
     with storage.pool.connection() as session:
-        observed = session._wire.channel = Observed(session._wire.channel)
+        stream = session._wire.stream
+        observed = stream.channel = Observed(stream.channel)
     work(storage)
     assert observed.flights <= flights
     assert connects(storage) == 1
@@ -570,7 +601,7 @@ def test_content_that_ends_early(scripted):
     server = scripted()
     storage = server.storage()
     with pytest.raises(OSError, match="ended at 4 of 10 bytes"), storage.pool.connection() as s:
-        s.write("f", io.BytesIO(b"less"), 10, None)
+        s.write("f", io.BytesIO(b"less"), 10, None, None)
     assert not storage.exists("g")
     assert connects(storage) == 1
 
@@ -585,15 +616,15 @@ def test_a_source_that_fails_leaves_no_session_behind(scripted):
     server = scripted(limits=SMALL_PIECES)
     storage = server.storage()
     with pytest.raises(OSError, match="disk is gone"), storage.pool.connection() as session:
-        session.write("f", Broken(content(300_000)), 300_000, None)
+        session.write("f", Broken(content(300_000)), 300_000, None, None)
     assert storage.exists("f")
     assert read(storage, "f") != b""
 
 
-def test_a_sink_that_raises_costs_the_session(scripted):
-    """The rest of the DATA lies in the pipe: nobody may use this session again."""
+def test_a_sink_that_raises_costs_nobody_the_session(scripted):
+    """What is still under way is taken off the pipe, and the error comes when that is done."""
     server = scripted()
-    server.put("f", content(500_000))
+    server.put("f", content(5_000_000))
     storage = server.storage()
 
     def full(offset: int, piece: memoryview) -> None:
@@ -601,9 +632,10 @@ def test_a_sink_that_raises_costs_the_session(scripted):
 
     with pytest.raises(OSError, match="no room"), storage.pool.connection() as session:
         session.read("f", 0, None, full)
-    assert not session.is_alive()
-    assert read(storage, "f") == content(500_000)
-    assert connects(storage) == 2
+    assert session.is_alive()
+    assert lengths(server, "READ") != []
+    assert read(storage, "f") == content(5_000_000)
+    assert connects(storage) == 1
 
 
 # --- servers without extensions -----------------------------------------------------------------
@@ -685,9 +717,12 @@ def test_extensions_with_odd_names_are_carried(scripted):
 
 
 def test_limits_that_end_too_early(scripted):
-    storage = scripted(limits=(1,)).storage()
-    with pytest.raises(ConnectError, match="ends too early"):
-        storage.exists("f")
+    server = scripted(limits=(1,))
+    server.put("f", b"content")
+    storage = server.storage()
+    assert storage.exists("f")
+    with pytest.raises(ProtocolError, match="ends too early"):
+        read(storage, "f")
 
 
 # --- lies ---------------------------------------------------------------------------------------
@@ -1113,7 +1148,7 @@ def test_a_peer_that_stops_reading(scripted, proxy):
         pytest.raises(TimeoutError, match=r"within 0\.3 s \(timeout\)"),
         storage.pool.connection() as session,
     ):
-        session.write("f", Endless(2**26), 2**26, None)
+        session.write("f", Endless(2**26), 2**26, None, None)
     assert not session.is_alive()
     assert not storage.exists("missing")
 
@@ -1127,7 +1162,7 @@ def test_a_peer_that_opens_no_window(scripted):
     server = scripted(on("WRITE", pause))
     storage = server.storage(timeout=SHORT)
     with pytest.raises(TimeoutError, match="timeout"), storage.pool.connection() as session:
-        session.write("f", Endless(2**26), 2**26, None)
+        session.write("f", Endless(2**26), 2**26, None, None)
     assert not session.is_alive()
 
 

@@ -165,7 +165,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 def put(storage: WebDAVStorage, path: str, data: bytes = b"") -> None:
     """Write a file under a name of its own by the session alone."""
     with storage.pool.connection() as session:
-        session.write(storage._path(path), io.BytesIO(data), len(data), None)
+        session.write(storage._path(path), io.BytesIO(data), len(data), None, None)
 
 
 # Quoting
@@ -300,7 +300,7 @@ def test_the_session_sends_no_segment_of_dots(make, scripted, name):
             with pytest.raises(ValueError, match="no path below"):
                 verb(name)
         with pytest.raises(ValueError, match="no path below"):
-            session.makedirs(name, None)
+            session.makedirs(name)
         assert server.requests == []
         with pytest.raises(FileNotFoundError):
             session.remove("%2e%2e")
@@ -514,7 +514,7 @@ def test_content_that_shrinks_under_our_hands(make, scripted, tmp_path):
     path.write_bytes(b"x" * 100)
     with path.open("rb") as source, storage.pool.connection() as session:
         with pytest.raises(OSError, match="ended 100 bytes before its end"):
-            session.write("a.txt", source, 200, None)
+            session.write("a.txt", source, 200, None, None)
         assert session.stat("") == Stat(is_dir=True)
     assert dav.files == {}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..exceptions import ProtocolError
 
@@ -43,8 +43,7 @@ class StatusError(Exception):
         self.message = message
 
 
-@dataclass(frozen=True)
-class Attributes:
+class Attributes(NamedTuple):
     """File attributes (section 5); None where the server does not tell."""
 
     size: int | None = None

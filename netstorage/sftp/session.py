@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from ..session import Entry, Session, Sink, Stat
 from . import frames
 from .frames import Attributes, StatusError, decode_name, encode_mode, encode_path, string
-from .transfer import download, upload
+from .transfer import IN_FLIGHT_REQUESTS, download, upload
 from .verdicts import Verdicts, no_directory
-from .wire import IN_FLIGHT_REQUESTS, Wire
+from .wire import Wire
 
 if TYPE_CHECKING:
     from paramiko import Transport
@@ -31,12 +31,14 @@ STRICT_SERVERS = ("OpenSSH", "mod_sftp", "AsyncSSH")
 
 
 class SFTPSession(Session):
-    """One SSH connection with one SFTP channel.
+    """One SSH connection with one SFTP channel, whose requests are numbered: many can use it.
 
     Args:
         transport: The authenticated connection.
         wire: SFTP on its channel, started.
     """
+
+    concurrency = 16
 
     def __init__(self, transport: Transport, wire: Wire) -> None:
         self._transport = transport
@@ -49,14 +51,14 @@ class SFTPSession(Session):
     # The connection
 
     def is_alive(self) -> bool:
-        """Tell whether the connection stands and nothing is left unanswered on it."""
-        return self._transport.is_active() and self._wire.idle
+        """Tell whether the connection stands, and the server kept to the protocol on it."""
+        return self._transport.is_active() and self._wire.stream.usable
 
     def ping(self) -> None:
         """Ask for the attributes of the login directory; a refusal is a sign of life, too."""
-        self._wire.set_timeout(PING_TIMEOUT)
+        self._wire.stream.set_timeout(PING_TIMEOUT)
         self._verdicts.look("")
-        self._wire.set_timeout()
+        self._wire.stream.set_timeout()
 
     def close(self) -> None:
         """Close the connection."""
@@ -65,7 +67,7 @@ class SFTPSession(Session):
     def abandon(self) -> None:
         """Close this process's end of the socket, and nothing else."""
         self._transport.sock.close()
-        channel = self._wire.channel
+        channel = self._wire.stream.channel
         # Should it ever be collected, it must neither wait for a lock of the parent's nor speak.
         channel.lock = threading.Lock()
         channel.closed = True
@@ -100,7 +102,7 @@ class SFTPSession(Session):
                         (decode_name(name), attributes) for name, attributes in names or ()
                     )
             if len(entries) == known and not at_end and failure is None:
-                raise wire.violation("lists the same names over and over")
+                raise wire.stream.violation("lists the same names over and over")
             in_flight = min(in_flight * 2, IN_FLIGHT_REQUESTS)
         self._close(handle)
         if failure is not None:
@@ -146,13 +148,17 @@ class SFTPSession(Session):
         self._close(handle)
         if attributes.is_dir:
             raise IsADirectoryError(errno.EISDIR, "is a directory", path)
+        if isinstance(failure, StatusError):
+            raise self._verdicts.error(failure, path) from failure
         if failure is not None:
-            raise self._verdicts.error(failure, path)
+            raise failure
         return _as_stat(attributes)
 
     # Writing
 
-    def write(self, path: str, source: BinaryIO, size: int, mode: int | None) -> None:
+    def write(
+        self, path: str, source: BinaryIO, size: int, mode: int | None, directory_mode: int | None
+    ) -> None:
         """Create a file: its data, mode, sync, size check and close go in one flight.
 
         Every answer is examined before this returns, so a rename may follow. It must not travel in
@@ -160,14 +166,22 @@ class SFTPSession(Session):
         """
         self._require_plain(path)
         wire = self._wire
-        flags = struct.pack(">I", frames.O_WRITE | frames.O_CREAT | frames.O_EXCL)
+        made: list[str] = []
         try:
-            # With the mode at once, a private file is never readable by others for a moment.
-            handle = wire.handle(
-                wire.request(frames.OPEN, encode_path(path) + flags + encode_mode(mode))
-            )
+            handle = wire.handle(self._request_create(path, mode))
         except StatusError as error:
-            raise self._verdicts.open_error(path, error, creating=True) from error
+            refusal = self._verdicts.open_error(path, error, creating=True)
+            if not isinstance(refusal, FileNotFoundError):
+                raise refusal from error
+            handle, made = self._create_with_directories(path, mode, directory_mode)
+        chmods = {}
+        if directory_mode is not None:
+            # The server's umask took its part; as with FileSystemStorage, our mode prevails. Only
+            # here, since the mode of a directory that was there is not ours to set.
+            chmods = {
+                x: wire.request(frames.SETSTAT, encode_path(x) + encode_mode(directory_mode))
+                for x in made
+            }
         writes, failure = upload(wire, handle, source, size)
         chmod = None
         if mode is not None and failure is None:
@@ -178,6 +192,7 @@ class SFTPSession(Session):
         fstat = wire.request(frames.FSTAT, string(handle))
         close = wire.request(frames.CLOSE, string(handle))
 
+        directory_failures = {x: wire.failure_of(request) for x, request in chmods.items()}
         failure = wire.first_failure((*writes, sync), failure)
         mode_failure = wire.failure_of(chmod)
         attributes = Attributes()
@@ -204,6 +219,59 @@ class SFTPSession(Session):
                 "set file_permissions_mode to what it gives, or FILE_UPLOAD_PERMISSIONS to None"
             )
             raise refusal
+        for directory, unset in directory_failures.items():
+            if unset is not None:
+                raise self._verdicts.error(unset, directory)
+
+    def _request_create(self, path: str, mode: int | None) -> int:
+        flags = struct.pack(">I", frames.O_WRITE | frames.O_CREAT | frames.O_EXCL)
+        # With the mode at once, a private file is never readable by others for a moment.
+        return self._wire.request(frames.OPEN, encode_path(path) + flags + encode_mode(mode))
+
+    def _create_with_directories(
+        self, path: str, mode: int | None, directory_mode: int | None
+    ) -> tuple[bytes, list[str]]:
+        """Make the missing directories and the file in one flight: servers keep the order.
+
+        Returns:
+            The file's handle, and the directories that were made.
+        """
+        wire = self._wire
+        levels = [posixpath.dirname(path)]
+        while (parent := posixpath.dirname(levels[0])) not in {"", "/", levels[0]}:
+            levels.insert(0, parent)
+        # A lax server may say OK to a directory that was there.
+        missing = [x for x in levels if self._strict or self._verdicts.look(x) is None]
+        attributes = encode_mode(directory_mode)
+        requests = {x: wire.request(frames.MKDIR, encode_path(x) + attributes) for x in missing}
+        create = self._request_create(path, mode)
+        failures = {x: wire.failure_of(request) for x, request in requests.items()}
+        made = [x for x, failure in failures.items() if failure is None]
+        try:
+            return wire.handle(create), made
+        except StatusError as error:
+            self._require_directories(levels, failures)
+            refusal = self._verdicts.open_error(path, error, creating=True)
+            if not isinstance(refusal, FileNotFoundError):
+                raise refusal from error
+        try:
+            # A server that takes what is in flight in another order has the directories now.
+            return wire.handle(self._request_create(path, mode)), made
+        except StatusError as error:
+            raise self._verdicts.open_error(path, error, creating=True) from error
+
+    def _require_directories(
+        self, levels: list[str], failures: dict[str, StatusError | None]
+    ) -> None:
+        """Blame the first level that is no directory; somebody else's will do."""
+        for level in levels:
+            there = self._verdicts.look(level)
+            if there is not None and not there.is_dir:
+                raise no_directory(level, levels[-1])
+            if there is None and (failure := failures.get(level)) is not None:
+                raise self._verdicts.disk_error(failure, level) or self._verdicts.error(
+                    failure, level
+                )
 
     # Naming
 
@@ -280,36 +348,6 @@ class SFTPSession(Session):
                     target,
                 ) from error
             raise self._verdicts.error(error, target) from error
-
-    def makedirs(self, path: str, mode: int | None) -> None:
-        """Make the missing levels of a path in one flight; existing ones are no error."""
-        wire = self._wire
-        levels = [path]
-        while (parent := posixpath.dirname(levels[0])) not in {"", "/", levels[0]}:
-            levels.insert(0, parent)
-        # A lax server may say OK to a directory that was there, whose mode is not ours to set.
-        missing = [x for x in levels if self._strict or self._verdicts.look(x) is None]
-        attributes = encode_mode(mode)
-        requests = {x: wire.request(frames.MKDIR, encode_path(x) + attributes) for x in missing}
-        failures = {x: wire.failure_of(request) for x, request in requests.items()}
-        if mode is not None:
-            # The server's umask took its part; as with FileSystemStorage, our mode prevails.
-            made = [x for x, failure in failures.items() if failure is None]
-            chmods = {x: wire.request(frames.SETSTAT, encode_path(x) + attributes) for x in made}
-            for level, failure in [(x, wire.failure_of(c)) for x, c in chmods.items()]:
-                if failure is not None:
-                    raise self._verdicts.error(failure, level)
-        if path in failures and failures[path] is None:
-            return
-        # Somebody else's directory will do. Blame the first level that is none.
-        for level in levels:
-            there = self._verdicts.look(level)
-            if there is not None and not there.is_dir:
-                raise no_directory(level, path)
-            if there is None and (failure := failures.get(level)) is not None:
-                raise self._verdicts.disk_error(failure, level) or self._verdicts.error(
-                    failure, level
-                )
 
     def remove(self, path: str) -> None:
         """Remove a file; if that does not work because it is a directory, an empty directory."""

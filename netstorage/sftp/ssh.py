@@ -256,7 +256,7 @@ class SFTPEndpoint:
         ) from None
 
     def _start_sftp(self, transport: paramiko.Transport, deadline: _Deadline) -> SFTPSession:
-        channel = transport.open_session(timeout=deadline.left())
+        channel = transport.open_session(window_size=CHANNEL_WINDOW, timeout=deadline.left())
         channel.settimeout(deadline.left())
         try:
             channel.invoke_subsystem("sftp")
@@ -265,7 +265,7 @@ class SFTPEndpoint:
                 f"{self} does not offer SFTP to this user: it refused the subsystem"
             ) from error
         wire = Wire(channel, self.timeout, str(self))
-        wire.set_timeout(deadline.left())
+        wire.stream.set_timeout(deadline.left())
         try:
             wire.start()
         except StatusError as error:
@@ -277,7 +277,7 @@ class SFTPEndpoint:
             ) from error
         except TimeoutError as error:
             raise deadline.exceeded("it did not start SFTP") from error
-        wire.set_timeout()
+        wire.stream.set_timeout()
         return SFTPSession(transport, wire)
 
     @contextmanager
@@ -324,6 +324,9 @@ class _Method:
             return list(transport.auth_publickey(username, self.secret))
         return list(transport.auth_password(username, self.secret))
 
+
+CHANNEL_WINDOW = 2**23
+"""Bytes that the server may send ahead of our reading: what a download can have on its way."""
 
 MOMENT = 0.001
 """Seconds that stand for no time left: some of paramiko's time-outs take 0 for none."""

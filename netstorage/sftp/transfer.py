@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sized
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ..session import Sink
 from . import frames
 from .frames import Attributes, StatusError, string
-from .wire import IN_FLIGHT_BYTES, IN_FLIGHT_REQUESTS, Wire
+from .wire import LONGEST_LENGTH, Wire
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -20,35 +20,95 @@ if TYPE_CHECKING:
         def readinto(self, buffer: WriteableBuffer, /) -> int: ...
 
 
+IN_FLIGHT_REQUESTS = 64
+"""Requests of lookups that may be in flight."""
+FIRST_WINDOW = 16 * LONGEST_LENGTH
+"""Bytes of bulk data that may be in flight at first, in so many requests at the most: enough for
+loopback and for 20 ms at 1 Gbit/s."""
+FIRST_REQUESTS = 64
+LAST_WINDOW = 32 * LONGEST_LENGTH
+"""Bytes that may be in flight on a long line: as much as the channel takes in
+(ssh.CHANNEL_WINDOW)."""
+LAST_REQUESTS = 256
+
+
+class Window:
+    """How much may be in flight: more, as long as the line has room for it.
+
+    A whole window that is answered within little more than a round trip has left the line idle for
+    the rest of it; then the window doubles.
+
+    Args:
+        length: Bytes of one request.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._bytes = min(FIRST_WINDOW, FIRST_REQUESTS * length)
+        self._round_trip: float | None = None
+        self._started = time.monotonic()
+        self._answered = 0
+
+    def has_room(self, requests: int) -> bool:
+        """Tell whether one more request may go out beside so many."""
+        return (requests + 1) * self._length <= self._bytes
+
+    def answered(self, count: int) -> None:
+        """Count the bytes of an answer; the first one, of none, tells the round trip."""
+        now = time.monotonic()
+        if self._round_trip is None:
+            self._round_trip = now - self._started
+            self._started = now
+            return
+        self._answered += count
+        if self._answered >= self._bytes:
+            if now - self._started < 1.5 * self._round_trip:
+                self._bytes = min(2 * self._bytes, LAST_WINDOW, LAST_REQUESTS * self._length)
+            self._started, self._answered = now, 0
+
+
 def download(
     wire: Wire, handle: bytes, start: int, stop: int | None, sink: Sink
-) -> tuple[Attributes, StatusError | None]:
+) -> tuple[Attributes, Exception | None]:
     """Read a range of an open file, and what the file is, in one flight.
 
     Returns:
-        The file's attributes, and the first answer that was bad.
+        The file's attributes, and the first answer that was bad, or what ``sink`` raised.
     """
     fstat = wire.request(frames.FSTAT, string(handle))
-    failure: StatusError | None = None
+    failure: Exception | None = None
+
+    def take(offset: int, data: memoryview) -> None:
+        nonlocal failure
+        if failure is None:
+            try:
+                sink(offset, data)
+            except Exception as error:  # noqa: BLE001 - told once all answers are there
+                failure = error
+
     reads: deque[tuple[int, int, int]] = deque()
+    longest = wire.max_read
+    window = Window(longest)
     # The length is not known yet: a first READ travels with the question for it.
-    limit = start + wire.max_read if stop is None else stop
+    limit = start + longest if stop is None else stop
     offset = start
     attributes: Attributes | None = None
     while True:
-        while offset < limit and failure is None and _has_room(reads, wire.max_read):
-            length = min(wire.max_read, limit - offset)
-            reads.append((wire.request_read(handle, offset, length, sink), offset, length))
+        while offset < limit and failure is None and window.has_room(len(reads)):
+            length = min(longest, limit - offset)
+            reads.append((wire.request_read(handle, offset, length, take), offset, length))
             offset += length
         try:
             if attributes is None:
                 attributes = wire.attributes(fstat)
+                window.answered(0)
                 limit = min(x for x in (stop, attributes.size, 2**63) if x is not None)
                 continue
             if not reads:
                 break
             request, at, length = reads.popleft()
             count = wire.data(request)
+            window.answered(count)
         except StatusError as error:
             failure = failure or error
             if attributes is None:
@@ -59,7 +119,7 @@ def download(
         elif (rest := min(at + length, limit) - at - count) > 0 and failure is None:
             # A short answer says nothing of the end: ask for the rest.
             at += count
-            reads.appendleft((wire.request_read(handle, at, rest, sink), at, rest))
+            reads.appendleft((wire.request_read(handle, at, rest, take), at, rest))
     return attributes, failure
 
 
@@ -72,26 +132,31 @@ def upload(
         The WRITEs whose answers are still owed, and the first answer that was bad.
     """
     head = frames.write_head_size(handle)
-    frame = memoryview(bytearray(head + min(wire.max_write, max(size, 1))))
+    longest = wire.max_write
+    # Not more: what a server lets into its channel, 2 MiB for most, is the bound of an upload.
+    window = Window(longest)
+    frame = memoryview(bytearray(head + min(longest, max(size, 1))))
     writes: deque[int] = deque()
     failure: StatusError | None = None
     offset = 0
-    source.seek(0)
     while offset < size and failure is None:
-        count = _read_into(source, frame[head : head + min(wire.max_write, size - offset)])
+        try:
+            if not offset:
+                source.seek(0)
+            count = _read_into(source, frame[head : head + min(longest, size - offset)])
+        except BaseException:
+            # Answers are owed, and the file is open on the server: its session has to go.
+            wire.stream.lost("the content could not be read")
+            raise
         if not count:
             # Nothing has its name yet: what was sent is removed with the temporary file.
             failure = StatusError(-1, f"the content ended at {offset} of {size} bytes")
             break
-        if not _has_room(writes, wire.max_write):
+        if not window.has_room(len(writes)):
             failure = wire.failure_of(writes.popleft())
         writes.append(wire.request_write(frame, handle, offset, count))
         offset += count
     return writes, failure
-
-
-def _has_room(in_flight: Sized, length: int) -> bool:
-    return len(in_flight) < IN_FLIGHT_REQUESTS and (len(in_flight) + 1) * length <= IN_FLIGHT_BYTES
 
 
 def _read_into(source: BinaryIO, buffer: memoryview) -> int:

@@ -1,21 +1,20 @@
 """SFTP version 3 on an open channel: requests in flight, every answer examined.
 
 With OpenSSH's extensions (OpenSSH PROTOCOL, section 4). Sending a request returns its number;
-asking for the answer of that number reads frames until it is there. One thread at a time.
+asking for the answer of that number reads frames until it is there. Several threads may do so at
+the same time: one of those that wait reads for all, and hands each answer to whom it belongs.
 """
 
 from __future__ import annotations
 
-import errno
 import struct
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import NamedTuple, TypeVar, cast
+import threading
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from paramiko import Channel
-from paramiko.ssh_exception import SSHException
 
-from ..exceptions import ConnectionLost, ProtocolError
 from ..session import Sink
 from .frames import (
     ATTRS,
@@ -39,6 +38,7 @@ from .frames import (
     string,
     write_head_size,
 )
+from .stream import Stream
 
 DEFAULT_LENGTH = 32 * 2**10
 """Bytes of data in a request that every server takes (section 3: packets of 34000 bytes)."""
@@ -46,12 +46,6 @@ LONGEST_LENGTH = 255 * 2**10
 """Bytes of data in a request at the most: what OpenSSH allows in its packets of 256 KiB."""
 MAX_FRAME = 2**20
 """Bytes of an answer beyond which a server is taken to be lying."""
-IN_FLIGHT_BYTES = 16 * LONGEST_LENGTH
-IN_FLIGHT_REQUESTS = 64
-"""Bounds of what bulk transfers keep in flight: enough for loopback and for 20 ms at 1 Gbit/s."""
-
-_T = TypeVar("_T")
-
 _HEAD = struct.Struct(">IBI")
 
 
@@ -79,65 +73,75 @@ class Wire:
         server: The server's name, for messages.
 
     Attributes:
+        stream: The bytes below; its failure is the wire's.
         extensions: What the server offers beyond version 3, with each one's version.
-        max_read: Bytes to ask for in one READ.
-        max_write: Bytes to send in one WRITE.
     """
 
     def __init__(self, channel: Channel, timeout: float, server: str) -> None:
-        self.channel = channel
-        self._timeout = timeout
-        self._server = server
-        self._next_id = 0
-        self._waiting: dict[int, _Read | None] = {}
-        self._answers: dict[int, Answer] = {}
-        self._ignored: set[int] = set()
-        self._outgoing = bytearray()
-        self._chunk = memoryview(b"")
-        self._broken = False
+        self.stream = Stream(channel, timeout, server)
         self.extensions: dict[str, str] = {}
-        self.max_read = self.max_write = DEFAULT_LENGTH
-        channel.settimeout(timeout)
+        self._asked_limits: int | None = None
+        self._max_read = self._max_write = DEFAULT_LENGTH
+        # Held for moments only: it guards all that follows.
+        self._lock = threading.Lock()
+        self._next_id = 0
+        self._outgoing = bytearray()
+        self._waiting: dict[int, _Read | None] = {}
+        self._ignored: set[int] = set()
+        self._answers: dict[int, Answer] = {}
+        self._has_reader = False
+        self._parked: dict[int, threading.Lock] = {}
+        self._oldest_since: float | None = None
+        # Held while bytes go out: frames must not mix.
+        self._sending = threading.Lock()
 
     def start(self) -> None:
-        """Agree on version 3, learn the server's extensions and limits."""
-        self._send_all(struct.pack(">IBI", 5, INIT, 3))
-        head = self._receive_exactly(5)
+        """Agree on version 3, learn the server's extensions, ask for its limits."""
+        stream = self.stream
+        stream.send(struct.pack(">IBI", 5, INIT, 3))
+        head = stream.receive(5)
         if all(0x20 <= byte < 0xF8 or byte in b"\t\n\r\x1b" for byte in head):
-            raise self.violation(
+            raise stream.violation(
                 "sent text before SFTP began. Most likely a start-up file of the login's shell, "
                 "such as .bashrc, prints something: it must not where no terminal is"
             )
-        kind, body = self._parse_frame_head(head, numbered=False)
-        reader = self._body(self._receive_exactly(body))
+        length, kind = struct.unpack(">IB", head)
+        reader = Body(stream.receive(self._require_length(length, 1)), stream.violation)
         if kind != VERSION or reader.uint() != 3:
-            raise self.violation("does not speak SFTP version 3")
+            raise stream.violation("does not speak SFTP version 3")
         while reader.more():
             name, value = reader.string(), reader.string()
             self.extensions[name.decode("ascii", "replace")] = value.decode("ascii", "replace")
         if "limits@openssh.com" in self.extensions:
-            self._learn_limits()
+            # Travels with the first request that somebody makes.
+            self._asked_limits = self.request_extended("limits@openssh.com")
+
+    @property
+    def max_read(self) -> int:
+        """Bytes to ask for in one READ."""
+        self._learn_limits()
+        return self._max_read
+
+    @property
+    def max_write(self) -> int:
+        """Bytes to send in one WRITE."""
+        self._learn_limits()
+        return self._max_write
 
     def _learn_limits(self) -> None:
+        with self._lock:
+            request_id, self._asked_limits = self._asked_limits, None
+        if request_id is None:
+            return
         try:
-            body = self._body(self.extended(self.request_extended("limits@openssh.com")))
+            body = Body(self.extended(request_id), self.stream.violation)
         except StatusError:
             return
         packet, read, write = body.uint64(), body.uint64(), body.uint64()
         # 0 says nothing; a WRITE's packet holds 1 KiB of handle and fields beside its data.
         longest = min(packet - 1024, LONGEST_LENGTH) if packet > 2048 else DEFAULT_LENGTH
-        self.max_read = min(read or DEFAULT_LENGTH, longest)
-        self.max_write = min(write or DEFAULT_LENGTH, longest)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is owed by either side, so that the wire can serve anew."""
-        owed = self._waiting.keys() - self._ignored
-        return not (self._broken or owed or self._outgoing or self.channel.closed)
-
-    def set_timeout(self, timeout: float | None = None) -> None:
-        """Change the deadline for a while; None: back to what it was."""
-        self.channel.settimeout(self._timeout if timeout is None else timeout)
+        self._max_read = min(read or DEFAULT_LENGTH, longest)
+        self._max_write = min(write or DEFAULT_LENGTH, longest)
 
     # Requests
 
@@ -146,7 +150,10 @@ class Wire:
         return self._number(kind, fields, None)
 
     def request_read(self, handle: bytes, offset: int, length: int, sink: Sink) -> int:
-        """Ask for a piece of a file, which goes to ``sink`` as it arrives."""
+        """Ask for a piece of a file, which goes to ``sink`` as it arrives.
+
+        The sink must not raise: the thread that calls it may not be this one.
+        """
         fields = string(handle) + struct.pack(">QI", offset, length)
         return self._number(READ, fields, _Read(sink, offset, length))
 
@@ -164,35 +171,40 @@ class Wire:
             length: How many bytes of data follow the head.
         """
         head = write_head_size(handle)
-        request_id = self._take_id()
+        with self._lock:
+            request_id = self._take_id(None)
         _HEAD.pack_into(frame, 0, head - 4 + length, WRITE, request_id)
         frame[9 : head - 12] = string(handle)
         struct.pack_into(">QI", frame, head - 12, offset, length)
-        self._waiting[request_id] = None
         self.flush()
-        self._send_all(frame[: head + length])
+        with self._sending:
+            self.stream.send(frame[: head + length])
         return request_id
 
     def ignore(self, request_id: int) -> None:
         """Drop an answer whenever it comes: it can tell nothing that matters."""
-        if self._answers.pop(request_id, None) is None:
-            self._ignored.add(request_id)
+        with self._lock:
+            if self._answers.pop(request_id, None) is None:
+                self._ignored.add(request_id)
 
     def flush(self) -> None:
         """Send the requests of the flight."""
         if self._outgoing:
-            outgoing, self._outgoing = self._outgoing, bytearray()
-            self._send_all(memoryview(outgoing))
+            with self._sending:
+                with self._lock:
+                    outgoing, self._outgoing = self._outgoing, bytearray()
+                self.stream.send(memoryview(outgoing))
 
     def _number(self, kind: int, fields: bytes, read: _Read | None) -> int:
-        request_id = self._take_id()
-        self._outgoing += _HEAD.pack(5 + len(fields), kind, request_id)
-        self._outgoing += fields
-        self._waiting[request_id] = read
+        with self._lock:
+            request_id = self._take_id(read)
+            self._outgoing += _HEAD.pack(5 + len(fields), kind, request_id)
+            self._outgoing += fields
         return request_id
 
-    def _take_id(self) -> int:
+    def _take_id(self, read: _Read | None) -> int:
         self._next_id = (self._next_id + 1) & 0xFFFFFFFF
+        self._waiting[self._next_id] = read
         return self._next_id
 
     # Answers
@@ -200,9 +212,43 @@ class Wire:
     def answer(self, request_id: int) -> Answer:
         """Return the answer to a request, whatever it says, once it is there."""
         self.flush()
-        while request_id not in self._answers:
-            self._receive_answer()
-        return self._answers.pop(request_id)
+        reads = False
+        try:
+            while True:
+                with self._lock:
+                    if request_id in self._answers:
+                        return self._answers.pop(request_id)
+                    self.stream.require_usable()
+                    reads = reads or not self._has_reader
+                    if reads:
+                        self._has_reader = True
+                    else:
+                        turn = self._parked[request_id] = threading.Lock()
+                        turn.acquire()
+                if reads:
+                    self._receive_answer()
+                else:
+                    turn.acquire()
+        finally:
+            self._stop_waiting(request_id, reads)
+
+    def _stop_waiting(self, request_id: int, was_reader: bool) -> None:
+        """See to it that somebody reads for those who still wait."""
+        with self._lock:
+            self._parked.pop(request_id, None)
+            if was_reader:
+                self._has_reader = False
+            if not self._has_reader:
+                if self._parked:
+                    self._wake(next(iter(self._parked)))
+                else:
+                    self._oldest_since = None
+
+    def _wake(self, request_id: int) -> None:
+        """Let the thread go on that waits for this answer, if one does."""
+        turn = self._parked.pop(request_id, None)
+        if turn is not None:
+            turn.release()
 
     def status(self, request_id: int) -> None:
         """Wait for a status; raise StatusError unless it is OK."""
@@ -266,119 +312,74 @@ class Wire:
             raise
 
     def _expect(self, answer: Answer, kind: int | None) -> Body:
-        body = self._body(answer.body)
+        body = Body(answer.body, self.stream.violation)
         if answer.kind == STATUS:
             code = body.uint()
             if kind is None and code == OK:
                 return body
             message = body.string().decode("utf-8", "replace") if body.more() else ""
             if code in {NO_CONNECTION, CONNECTION_LOST}:
-                raise self._lost(message or "the server lost its own connection")
+                raise self.stream.lost(message or "the server lost its own connection")
             if code == OK:
-                raise self.violation(f"answered with status {code} {message}".rstrip())
+                raise self.stream.violation(f"answered with status {code} {message}".rstrip())
             raise StatusError(code, message)
         if answer.kind != kind:
-            raise self.violation(f"answered with a packet of type {answer.kind}")
+            raise self.stream.violation(f"answered with a packet of type {answer.kind}")
         return body
 
-    # Bytes
+    # Frames
 
     def _receive_answer(self) -> None:
-        kind, length = self._parse_frame_head(self._receive_exactly(5), numbered=True)
-        request_id = int.from_bytes(self._receive_exactly(4), "big")
+        """Read one frame, for whomever it is; only the one reader does so."""
+        stream = self.stream
+        length, kind = struct.unpack(">IB", stream.receive(5))
+        length = self._require_length(length, 5)
+        request_id = int.from_bytes(stream.receive(4), "big")
         if request_id not in self._waiting:
-            raise self.violation("answered a request that was not made")
+            raise stream.violation("answered a request that was not made")
         read = self._waiting[request_id]
         if kind == DATA and read is not None:
             body = self._receive_data(read, length)
         else:
-            body = self._receive_exactly(length)
-        del self._waiting[request_id]
-        if request_id in self._ignored:
-            self._ignored.discard(request_id)
-        else:
-            self._answers[request_id] = Answer(kind, body)
+            body = stream.receive(length)
+        with self._lock:
+            self._require_progress(request_id)
+            del self._waiting[request_id]
+            if request_id in self._ignored:
+                self._ignored.discard(request_id)
+            else:
+                self._answers[request_id] = Answer(kind, body)
+                self._wake(request_id)
 
-    def _parse_frame_head(self, head: bytes, *, numbered: bool) -> tuple[int, int]:
-        length, kind = struct.unpack(">IB", head)
-        rest = length - (5 if numbered else 1)
-        if not 0 <= rest <= MAX_FRAME:
-            raise self.violation(f"announced a packet of {length} bytes")
-        return kind, rest
+    def _require_progress(self, answered: int) -> None:
+        """Give the server up if it answers others but, for too long, not the oldest request."""
+        now = time.monotonic()
+        if self._oldest_since is None or answered == next(iter(self._waiting)):
+            self._oldest_since = now
+        elif now - self._oldest_since > self.stream.timeout:
+            raise self.stream.timed_out()
+
+    def _require_length(self, length: int, head: int) -> int:
+        """Return how much of a packet lies behind ``head`` bytes of it."""
+        if not 0 <= length - head <= MAX_FRAME:
+            raise self.stream.violation(f"announced a packet of {length} bytes")
+        return length - head
 
     def _receive_data(self, read: _Read, length: int) -> bytes:
         """Hand the data of a READ to its sink piece by piece, without putting it together."""
-        announced = self._receive_exactly(4)
+        stream = self.stream
+        announced = stream.receive(4)
         count = int.from_bytes(announced, "big")
         if count != length - 4 or not 0 < count <= read.length:
-            raise self.violation(f"answered a READ of {read.length} bytes with {count}")
+            raise stream.violation(f"answered a READ of {read.length} bytes with {count}")
         offset, left = read.offset, count
         try:
             while left:
-                piece = self._receive_some(left)
+                piece = stream.receive_some(left)
                 read.sink(offset, piece)
                 offset += len(piece)
                 left -= len(piece)
         except BaseException:
-            self._broken = True
+            stream.lost("a piece of a file was left in it")
             raise
         return announced
-
-    def _receive_exactly(self, count: int) -> bytes:
-        piece = self._receive_some(count) if count else memoryview(b"")
-        if len(piece) == count:
-            return bytes(piece)
-        whole = bytearray(piece)
-        while len(whole) < count:
-            whole += self._receive_some(count - len(whole))
-        return bytes(whole)
-
-    def _receive_some(self, count: int) -> memoryview:
-        if not self._chunk:
-            # Asking for all that is there spares paramiko moving the rest within its buffer.
-            self._chunk = memoryview(self._guard(partial(self.channel.recv, 2**22)))
-            if not self._chunk:
-                raise self._lost("the server closed it")
-        piece, self._chunk = self._chunk[:count], self._chunk[count:]
-        return piece
-
-    def _send_all(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:
-            sent = self._guard(partial(self.channel.send, cast("bytes", view)))
-            if not sent:
-                raise self._lost("the server closed it")
-            view = view[sent:]
-
-    def _guard(self, call: Callable[[], _T]) -> _T:
-        """Do one call on the channel, and tell its failures in our words."""
-        try:
-            return call()
-        except TimeoutError as error:
-            raise self._timed_out() from error
-        except (SSHException, EOFError, OSError) as error:
-            raise self._lost(str(error) or "the connection ended") from error
-        except BaseException:
-            self._broken = True
-            raise
-
-    def _timed_out(self) -> TimeoutError:
-        self._broken = True
-        timeout = self.channel.gettimeout()
-        return TimeoutError(
-            errno.ETIMEDOUT, f"{self._server} did not go on within {timeout:g} s (timeout)"
-        )
-
-    def _lost(self, why: str) -> ConnectionLost | TimeoutError:
-        self._broken = True
-        if getattr(self.channel.get_transport().sock, "stalled", False):
-            return self._timed_out()
-        return ConnectionLost(f"the session with {self._server} was lost: {why}")
-
-    def _body(self, data: bytes) -> Body:
-        return Body(data, self.violation)
-
-    def violation(self, what: str) -> ProtocolError:
-        """Make the error for a server that breaks the protocol; the wire is of no further use."""
-        self._broken = True
-        return ProtocolError(f"{self._server} broke the SFTP protocol: it {what}")

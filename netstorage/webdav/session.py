@@ -237,8 +237,17 @@ class WebDAVSession(Session):
 
     # Writing
 
-    def write(self, path: str, source: BinaryIO, size: int, mode: int | None) -> None:
+    def write(
+        self, path: str, source: BinaryIO, size: int, mode: int | None, directory_mode: int | None
+    ) -> None:
         """PUT with Content-Length, then compare the length that the server has."""
+        try:
+            self._put(path, source, size)
+        except FileNotFoundError:
+            self.makedirs(posixpath.dirname(path))
+            self._put(path, source, size)
+
+    def _put(self, path: str, source: BinaryIO, size: int) -> None:
         _refuse_control_characters(path)
         parent = posixpath.dirname(path)
         if size > LOOK_FIRST and parent:
@@ -264,7 +273,7 @@ class WebDAVSession(Session):
         if not self.stat(path).is_dir:
             raise FileExistsError(errno.EEXIST, f"{path} exists and is not a directory.", path)
 
-    def makedirs(self, path: str, mode: int | None) -> None:
+    def makedirs(self, path: str) -> None:
         """MKCOL, and what is missing above it first."""
         if not path:
             return
@@ -283,7 +292,7 @@ class WebDAVSession(Session):
                 raise self._http.refusal(response, path) from error
         else:
             return
-        self.makedirs(parent, mode)
+        self.makedirs(parent)
         again = self._http.request("MKCOL", path, slash=True)
         if again.status_code in {200, 201, 204}:
             return

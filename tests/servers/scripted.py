@@ -572,6 +572,34 @@ def hang_up(peer: Peer, request: Request) -> bytes:
     return peer.hang_up()
 
 
+class Held:
+    """A script that keeps the answers to one kind of request back until it is let go."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._held: list[tuple[Peer, bytes]] = []
+        self._open = False
+
+    def __call__(self, peer: Peer, request: Request) -> bytes | None:
+        if self._open or request.name != self._name:
+            return None
+        self._held.append((peer, peer.honest(request)))
+        return b""
+
+    @property
+    def count(self) -> int:
+        return len(self._held)
+
+    def release(self, server: Scripted) -> None:
+        """Send what was held, and hold no more."""
+        self._open = True
+        server.loop.loop.call_soon_threadsafe(self._send)
+
+    def _send(self) -> None:
+        for peer, answer in self._held:
+            peer.send(answer)
+
+
 class Flights:
     """A script that answers a flight only once all its requests have come.
 

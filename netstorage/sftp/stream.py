@@ -1,0 +1,117 @@
+"""Bytes over an SSH channel: with deadlines, and with every end told in our words."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, cast
+
+from paramiko import Channel
+from paramiko.ssh_exception import SSHException
+
+from ..exceptions import ConnectionLost, ProtocolError
+
+_T = TypeVar("_T")
+
+
+class Stream:
+    """Sends and receives over a channel. One thread at a time sends, and one receives.
+
+    Args:
+        channel: An open channel, on which the subsystem was started.
+        timeout: Seconds of silence after which the server is given up.
+        server: The server's name, for messages.
+
+    Attributes:
+        timeout: Seconds of silence after which the server is given up.
+    """
+
+    def __init__(self, channel: Channel, timeout: float, server: str) -> None:
+        self.channel = channel
+        self.timeout = timeout
+        self._server = server
+        self._chunk = memoryview(b"")
+        # What makes the error, not the error: that would keep alive all that its traceback sees.
+        self._failure: Callable[[], Exception] | None = None
+        channel.settimeout(timeout)
+
+    def set_timeout(self, timeout: float | None = None) -> None:
+        """Change the deadline for a while; None: back to what it was."""
+        self.channel.settimeout(self.timeout if timeout is None else timeout)
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing has ended it yet."""
+        return self._failure is None and not self.channel.closed
+
+    def require_usable(self) -> None:
+        """Raise what ended it, if something has."""
+        if self._failure is not None:
+            raise self._failure()
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send all of ``data``."""
+        view = memoryview(data)
+        while view:
+            sent = self._guard(partial(self.channel.send, cast("bytes", view)))
+            if not sent:
+                raise self.lost("the server closed it")
+            view = view[sent:]
+
+    def receive(self, count: int) -> bytes:
+        """Receive exactly ``count`` bytes."""
+        piece = self.receive_some(count) if count else memoryview(b"")
+        if len(piece) == count:
+            return bytes(piece)
+        whole = bytearray(piece)
+        while len(whole) < count:
+            whole += self.receive_some(count - len(whole))
+        return bytes(whole)
+
+    def receive_some(self, count: int) -> memoryview:
+        """Receive what is there, at the most ``count`` bytes and at least one."""
+        if not self._chunk:
+            # Asking for all that is there spares paramiko moving the rest within its buffer.
+            self._chunk = memoryview(self._guard(partial(self.channel.recv, 2**24)))
+            if not self._chunk:
+                raise self.lost("the server closed it")
+        piece, self._chunk = self._chunk[:count], self._chunk[count:]
+        return piece
+
+    def _guard(self, call: Callable[[], _T]) -> _T:
+        """Do one call on the channel, and tell its failures in our words."""
+        try:
+            return call()
+        except TimeoutError as error:
+            raise self.timed_out() from error
+        except (SSHException, EOFError, OSError) as error:
+            raise self.lost(str(error) or "the connection ended") from error
+        except BaseException:
+            self.lost("it was interrupted")
+            raise
+
+    # Its end
+
+    def timed_out(self) -> Exception:
+        """End it: the server did not go on in time."""
+        message = f"{self._server} did not go on within {self.channel.gettimeout():g} s (timeout)"
+        return self._end(partial(TimeoutError, errno.ETIMEDOUT, message))
+
+    def lost(self, why: str) -> Exception:
+        """End it: nothing comes through any more, or nobody knows any more where it stands."""
+        if getattr(self.channel.get_transport().sock, "stalled", False):
+            return self.timed_out()
+        return self._end(
+            partial(ConnectionLost, f"the session with {self._server} was lost: {why}")
+        )
+
+    def violation(self, what: str) -> ProtocolError:
+        """End it: the server breaks the protocol."""
+        error = partial(ProtocolError, f"{self._server} broke the SFTP protocol: it {what}")
+        self._end(error)
+        return error()
+
+    def _end(self, error: Callable[[], Exception]) -> Exception:
+        self._failure = self._failure or error
+        return error()
