@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from django.core.files.base import File
 
-from .ranges import FIRST_WINDOW, Ranges, Remote, changed
+from .ranges import Ranges, Reader, Remote, changed
 from .session import Stat
 from .spool import Spool
 
@@ -151,8 +151,7 @@ class RemoteFile(File):  # type: ignore[type-arg] # generic in the stubs only
 
     def _reader(self) -> IO[Any]:
         self._ranges = Ranges(self._remote, self.name or "")
-        buffered = io.BufferedReader(self._ranges, FIRST_WINDOW)
-        return self._as_mode(buffered)
+        return self._as_mode(Reader(self._ranges))
 
     def _editor(self) -> IO[Any]:
         spool = self._remote.spool()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 from bisect import bisect_right, insort
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
 from .exceptions import FileChanged
 from .session import Sink, Stat
@@ -15,11 +16,18 @@ from .spool import Spool, require_position
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+T = TypeVar("T")
+U = TypeVar("U")
+
 FIRST_WINDOW = 8 * 2**10
 """Bytes fetched at least where reading starts or jumps to: a header or a directory of a ZIP."""
 WINDOW_GROWTH = 4
 LAST_WINDOW = 8 * 2**20
 """Bytes fetched at once at the most while reading goes on in sequence."""
+FIRST_PIECE = 256 * 2**10
+"""Bytes asked for first where all is wanted and nobody knows how much that is."""
+BUFFER = 128 * 2**10
+"""Bytes taken from the spool at once for those who read little at a time."""
 
 
 class Remote(Protocol):
@@ -53,6 +61,8 @@ class Ranges(io.RawIOBase):
         self._window = FIRST_WINDOW
         self._fetched_to = 0
         self._version: Stat | None = None
+        self.wanted = 0
+        """Where the read that is under way ends, if that is known to be beyond a window."""
 
     def readable(self) -> bool:
         """Return True."""
@@ -77,26 +87,31 @@ class Ranges(io.RawIOBase):
 
     def size(self) -> int:
         """Return the file's length; ask the server only if no answer told it yet."""
-        if self._version is None or self._version.size is None:
+        if self.told_size is None:
             self._check(self._remote.stat())
-            assert self._version is not None  # noqa: S101 - set by _check; for the type checker
-        if self._version.size is None:
+        if self.told_size is None:
             # Then reading to the end is what tells.
             self._fetch(self._last_byte(), None)
-            return self._last_byte()
-        return self._version.size
+            self._check(Stat(size=self._last_byte()))
+        assert self.told_size is not None  # noqa: S101 - set by _check; for the type checker
+        return self.told_size
+
+    @property
+    def told_size(self) -> int | None:
+        """The file's length, if an answer told it."""
+        return self._version.size if self._version else None
 
     def _last_byte(self) -> int:
         return max((stop for _, stop, _ in self._pieces), default=0)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill ``buffer`` from the current position, fetching what is missing."""
+        """Read into ``buffer`` what is there at the position; fetch only if that is nothing."""
         view = memoryview(buffer).cast("B")
         if not view:
             return 0
         piece = self._piece_at(self._position)
         if piece is None and not self._at_end():
-            self._fetch(self._position, self._position + len(view))
+            self._fetch(self._position, self.wanted)
             piece = self._piece_at(self._position)
         if piece is None:
             return 0
@@ -107,18 +122,6 @@ class Ranges(io.RawIOBase):
         self._position += count
         return count
 
-    def readall(self) -> bytes:
-        """Read to the end, in one fetch for each gap instead of windows that grow."""
-        parts: list[bytes] = []
-        while True:
-            piece = self._piece_at(self._position)
-            if piece is None and not self._at_end():
-                self._fetch(self._position, None)
-                piece = self._piece_at(self._position)
-            if piece is None:
-                return b"".join(parts)
-            parts.append(self.read(piece[1] - self._position) or b"")
-
     def close(self) -> None:
         """Forget the bytes."""
         if not self.closed:
@@ -126,8 +129,7 @@ class Ranges(io.RawIOBase):
         super().close()
 
     def _at_end(self) -> bool:
-        size = self._version.size if self._version else None
-        return size is not None and self._position >= size
+        return self.told_size is not None and self._position >= self.told_size
 
     def _piece_at(self, position: int) -> tuple[int, int, int] | None:
         index = bisect_right(self._pieces, position, key=lambda piece: piece[0]) - 1
@@ -136,15 +138,14 @@ class Ranges(io.RawIOBase):
         return None
 
     def _fetch(self, start: int, stop: int | None) -> None:
-        """Get ``start`` to ``stop``, and ahead of it while reading goes on in sequence."""
+        """Get ``start`` to ``stop`` (None: the end), and a window from ``start`` at the least."""
         in_sequence = start == self._fetched_to and start > 0
         self._window = (
             min(self._window * WINDOW_GROWTH, LAST_WINDOW) if in_sequence else FIRST_WINDOW
         )
         if stop is not None:
             stop = max(stop, start + self._window)
-        size = self._version.size if self._version else None
-        for end in (size, self._next_piece(start)):
+        for end in (self.told_size, self._next_piece(start)):
             if end is not None:
                 stop = end if stop is None else min(stop, end)
         arrived: list[tuple[int, int, int]] = []
@@ -161,7 +162,7 @@ class Ranges(io.RawIOBase):
             place += len(data)
 
         self._check(self._remote.read(start, stop, sink))
-        promised = self._version.size if self._version else None
+        promised = self.told_size
         for first, end, at in arrived:
             # A fetch that was repeated may have met a longer file before.
             self._keep(first, end if promised is None else min(end, promised), at)
@@ -208,6 +209,41 @@ class Ranges(io.RawIOBase):
         else:
             told = {name: value for name, value in vars(now).items() if value is not None}
             self._version = replace(self._version, **told)
+
+
+class Reader(io.BufferedReader):
+    """A buffer over Ranges for those who read little at a time.
+
+    A buffer is filled with what there is, so that it may be large and a header's window small. Of
+    those who read much Ranges learns here how much that is.
+    """
+
+    def __init__(self, ranges: Ranges) -> None:
+        super().__init__(ranges, BUFFER)
+        self._ranges = ranges
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read ``size`` bytes, or all: what is missing of them is fetched at once."""
+        if size is None or size < 0:
+            if self._ranges.told_size is None:
+                # A small file is no bulk, and the answer tells how much is left of a large one.
+                self._want(FIRST_PIECE, self.peek, 1)
+            # Of a known length there is but one copy in memory.
+            size = max(self._ranges.size() - self.tell(), 0)
+        if size <= FIRST_WINDOW:
+            return super().read(size)
+        return self._want(size, super().read, size)
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Read into ``buffer``; what is missing is fetched at once."""
+        return self._want(memoryview(buffer).nbytes, super().readinto, buffer)
+
+    def _want(self, size: int, read: Callable[[T], U], argument: T) -> U:
+        self._ranges.wanted = self.tell() + size
+        try:
+            return read(argument)
+        finally:
+            self._ranges.wanted = 0
 
 
 def changed(name: str, message: str) -> FileChanged:
