@@ -7,6 +7,7 @@ import os
 from bisect import bisect_right, insort
 from collections.abc import Callable
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
 from .exceptions import FileChanged
@@ -22,8 +23,10 @@ U = TypeVar("U")
 FIRST_WINDOW = 8 * 2**10
 """Bytes fetched at least where reading starts or jumps to: a header or a directory of a ZIP."""
 WINDOW_GROWTH = 4
-LAST_WINDOW = 8 * 2**20
+LAST_WINDOW = 32 * 2**20
 """Bytes fetched at once at the most while reading goes on in sequence."""
+LONG = 0.5
+"""Seconds that a window may take and the next one still be larger: others want the session."""
 FIRST_PIECE = 256 * 2**10
 """Bytes asked for first where all is wanted and nobody knows how much that is."""
 BUFFER = 128 * 2**10
@@ -60,6 +63,7 @@ class Ranges(io.RawIOBase):
         self._position = 0
         self._window = FIRST_WINDOW
         self._fetched_to = 0
+        self._took = 0.0
         self._version: Stat | None = None
         self.wanted = 0
         """Where the read that is under way ends, if that is known to be beyond a window."""
@@ -139,10 +143,10 @@ class Ranges(io.RawIOBase):
 
     def _fetch(self, start: int, stop: int | None) -> None:
         """Get ``start`` to ``stop`` (None: the end), and a window from ``start`` at the least."""
-        in_sequence = start == self._fetched_to and start > 0
-        self._window = (
-            min(self._window * WINDOW_GROWTH, LAST_WINDOW) if in_sequence else FIRST_WINDOW
-        )
+        if start != self._fetched_to or start == 0:
+            self._window = FIRST_WINDOW
+        elif self._took < LONG:
+            self._window = min(self._window * WINDOW_GROWTH, LAST_WINDOW)
         if stop is not None:
             stop = max(stop, start + self._window)
         for end in (self.told_size, self._next_piece(start)):
@@ -161,7 +165,9 @@ class Ranges(io.RawIOBase):
                 arrived.append((offset, end, place))
             place += len(data)
 
+        began = monotonic()
         self._check(self._remote.read(start, stop, sink))
+        self._took = monotonic() - began
         promised = self.told_size
         for first, end, at in arrived:
             # A fetch that was repeated may have met a longer file before.

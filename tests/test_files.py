@@ -33,7 +33,7 @@ from PIL import Image
 
 from netstorage import ConnectionLost, FileChanged
 from netstorage.files import RemoteFile, local_source
-from netstorage.ranges import FIRST_WINDOW, LAST_WINDOW
+from netstorage.ranges import BUFFER, FIRST_PIECE, FIRST_WINDOW, LAST_WINDOW, LONG
 from netstorage.session import Stat
 from netstorage.spool import Spool
 
@@ -80,6 +80,7 @@ class Far:
         self.version = 1
         self.requests: list[str] = []
         self.asked: list[tuple[int, int]] = []
+        self.stops: list[int | None] = []
         self.moved = 0
         self.published = 0
         self.before_read = lambda: None
@@ -109,6 +110,7 @@ class Far:
         described = self._stat()
         end = len(self.content) if stop is None else min(stop, len(self.content))
         self.asked.append((start, end))
+        self.stops.append(stop)
         if not self.ranges:
             start, end = 0, len(self.content)
         elif self.short and end - start > 1:
@@ -146,8 +148,10 @@ class Far:
 
 # --- reading, against io.BytesIO -----------------------------------------------------------------
 
-SIZES = st.integers(0, 300_000) | st.sampled_from([0, 1, FIRST_WINDOW, FIRST_WINDOW + 1, BLOCK])
-AMOUNTS = st.integers(0, 40_000) | st.sampled_from([1, 4096, FIRST_WINDOW, 100_000])
+SIZES = st.integers(0, 300_000) | st.sampled_from(
+    [0, 1, FIRST_WINDOW, FIRST_WINDOW + 1, BLOCK, BUFFER, FIRST_PIECE, FIRST_PIECE + 1]
+)
+AMOUNTS = st.integers(0, 40_000) | st.sampled_from([1, 4096, FIRST_WINDOW, 100_000, 200_000])
 PLACES = st.integers(0, 320_000)
 
 READING = st.one_of(
@@ -391,15 +395,42 @@ def test_a_head_and_a_tail_move_little():
     assert far.moved <= 2 * FIRST_WINDOW
 
 
-def test_reading_in_sequence_makes_few_requests():
+@pytest.mark.parametrize("piece", [1000, 4096, 2**16, 2**20], ids=str)
+def test_reading_in_sequence_makes_few_requests(piece):
     """Windows grow: 20 MiB in pieces of 4 KiB, as FileResponse reads, are no 5000 requests."""
     content = some_bytes(BIG)
     far = Far(content)
     with far.open() as file:
-        assert b"".join(iter(lambda: file.read(4096), b"")) == content
-    assert far.requests.count("read") <= 10
+        assert b"".join(iter(lambda: file.read(piece), b"")) == content
+    assert far.requests.count("read") <= 8
     assert far.moved == BIG
-    assert max(end - start for start, end in far.asked) <= LAST_WINDOW
+
+
+def test_windows_grow_to_a_bound():
+    far = Far(bytes(3 * LAST_WINDOW), max_memory=0)
+    with far.open() as file:
+        while file.read(2**16):
+            pass
+    assert max(end - start for start, end in far.asked) == LAST_WINDOW
+
+
+def test_a_window_that_took_long_is_not_followed_by_a_larger_one(monkeypatch):
+    """Others want the session, and the consumer something to go on with."""
+    far = Far(bytes(BIG))
+    now = 0.0
+    monkeypatch.setattr("netstorage.ranges.monotonic", lambda: now)
+    quick, far.read = far.read, None
+
+    def slow(start, stop, sink):
+        nonlocal now
+        now += LONG * (stop - start) / 2**19  # just too long for 512 KiB
+        return quick(start, stop, sink)
+
+    far.read = slow
+    with far.open() as file:
+        while file.read(4096):
+            pass
+    assert max(end - start for start, end in far.asked) == 2**19
 
 
 def test_a_jump_shrinks_the_window_again():
@@ -412,10 +443,105 @@ def test_a_jump_shrinks_the_window_again():
         assert far.moved - before <= FIRST_WINDOW
 
 
-def test_reading_all_at_once_is_one_request():
+def test_a_small_read_asks_for_no_more_than_a_window():
     far = Far(bytes(BIG))
     with far.open() as file:
-        assert len(file.read()) == BIG
+        file.read(1)
+        file.seek(2**20)
+        file.readline(10)
+    assert far.asked == [(0, FIRST_WINDOW), (2**20, 2**20 + FIRST_WINDOW)]
+
+
+@pytest.mark.parametrize("size", [FIRST_WINDOW + 1, 100_000, BUFFER + 1, 10_000_000])
+@pytest.mark.parametrize("how", ["read", "readinto"])
+def test_a_large_read_is_one_request_for_what_it_reads(how, size):
+    far = Far(bytes(BIG))
+    with far.open() as file:
+        assert len(file.read(size)) == size if how == "read" else file.readinto(bytearray(size))
+        assert far.asked == [(0, size)]
+        # It says nothing of the next one, wherever that is.
+        file.seek(0)
+        file.read(1)
+        file.seek(2**24)
+        file.readline(1)
+    assert far.asked == [(0, size), (2**24, 2**24 + FIRST_WINDOW)]
+
+
+def test_a_large_read_that_failed_says_nothing_of_the_next():
+    far = Far(bytes(BIG))
+
+    def lost():
+        raise ConnectionLost("gone")
+
+    with far.open() as file:
+        far.before_read = lost
+        with pytest.raises(ConnectionLost):
+            file.read(BIG)
+        far.before_read = lambda: None
+        file.readline(1)
+    assert far.asked == [(0, FIRST_WINDOW)]
+
+
+@pytest.mark.parametrize("size", [0, 1, FIRST_PIECE], ids=["empty", "a byte", "a piece"])
+def test_reading_all_of_a_small_file_is_one_bounded_request(size):
+    far = Far(some_bytes(size))
+    with far.open() as file:
+        assert file.read() == far.content
+        assert (file.read(), file.size) == (b"", size)
+    assert far.requests == ["read"]
+    # Told the whole's length, not an end: so it counts as small.
+    assert far.stops == [FIRST_PIECE]
+
+
+def test_reading_all_of_a_large_file_is_two_requests():
+    far = Far(some_bytes(BIG))
+    with far.open() as file:
+        assert file.read() == far.content
+    assert far.asked == [(0, FIRST_PIECE), (FIRST_PIECE, BIG)]
+
+
+def test_reading_all_of_a_known_length_is_one_request():
+    far = Far(some_bytes(BIG))
+    with far.open() as file:
+        assert file.size == BIG
+        assert file.read() == far.content
+    assert far.requests == ["stat", "read"]
+
+
+def test_reading_the_rest_of_a_file_is_one_request():
+    far = Far(some_bytes(BIG))
+    with far.open() as file:
+        assert file.read(10) + file.read() == far.content
+    assert far.asked == [(0, FIRST_WINDOW), (FIRST_WINDOW, BIG)]
+
+
+@pytest.mark.parametrize("size", [0, 10_000, FIRST_PIECE, BIG])
+def test_reading_all_where_no_length_is_told(size):
+    """Then the end is where nothing comes any more; once found, it is known."""
+    far = Far(some_bytes(size), sizes=False)
+    with far.open() as file:
+        assert file.read() == far.content
+        assert far.requests == ["read", "stat", "read"]
+        assert far.stops == [FIRST_PIECE, None]
+        assert (file.read(), file.size) == (b"", size)
+        assert file.seek(0, os.SEEK_END) == size
+    assert far.requests == ["read", "stat", "read"]
+    assert far.moved == size
+
+
+def test_reading_all_where_ranges_are_ignored_is_one_request():
+    far = Far(some_bytes(BIG), ranges=False)
+    with far.open() as file:
+        assert file.read() == far.content
+    assert far.requests == ["read"]
+
+
+def test_reading_all_from_behind_the_end():
+    far = Far(some_bytes(1000))
+    with far.open() as file:
+        file.seek(2000)
+        assert file.read() == b""
+        assert file.tell() == 2000
     assert far.requests == ["read"]
 
 
@@ -1202,3 +1328,88 @@ def test_every_kind_of_content_arrives(embedded, kind, on_this_disk):
     if isinstance(content, File):
         assert not content.closed
         content.file.close()
+
+
+class Counted:
+    """A file on a real server, with what was asked of it and how many bytes came."""
+
+    def __init__(self, storage, name: str) -> None:
+        self.remote = storage.open(name)._remote
+        self.stops: list[int | None] = []
+        self.moved = 0
+
+    def read(self, start, stop, sink) -> Stat:
+        def count(offset, data):
+            self.moved += len(data)
+            sink(offset, data)
+
+        self.stops.append(stop)
+        return self.remote.read(start, stop, count)
+
+    def stat(self) -> Stat:
+        return self.remote.stat()
+
+    def spool(self) -> Spool:
+        return self.remote.spool()
+
+    def open(self) -> RemoteFile:
+        return RemoteFile(self, "counted")
+
+
+@pytest.mark.parametrize("size", [0, 10_000, FIRST_PIECE, FIRST_PIECE + 1, 2**20])
+def test_reading_all_asks_for_a_piece_and_for_what_is_left(storage, size):
+    name = storage.save("a.bin", ContentFile(some_bytes(size)))
+    counted = Counted(storage, name)
+    before = storage.pool.stats().requests
+    with counted.open() as file:
+        assert file.read() == some_bytes(size)
+        assert file.size == size
+    assert counted.stops == ([FIRST_PIECE] if size <= FIRST_PIECE else [FIRST_PIECE, size])
+    assert counted.moved == size
+    # No question beside: each read is one operation.
+    assert storage.pool.stats().requests - before == len(counted.stops)
+
+
+def test_listing_a_large_zip_moves_its_tail(storage, server):
+    """Of 1 GiB; on a server whose disk is not here, of what is uploaded in little time."""
+    if server.root is None:
+        size = 2**24
+        name = storage.save("a.zip", ContentFile(zipped(io.BytesIO(bytes(size))).getvalue()))
+    else:
+        size, name = 2**30, storage.save("a.zip", ContentFile(b""))
+        path = server.root / storage.location / name
+        with path.open("r+b") as sparse:
+            sparse.truncate(size)
+            zipped(sparse)
+    counted = Counted(storage, name)
+    with counted.open() as file, zipfile.ZipFile(file) as archive:
+        assert archive.namelist() == [f"{number}.txt" for number in range(1000)]
+        assert counted.moved < size / 100
+        assert archive.read("7.txt") == b"7"
+    assert counted.moved < size / 100
+    storage.delete(name)
+
+
+def zipped(file):
+    """An archive behind what the file holds, which may be anything."""
+    with zipfile.ZipFile(file, "a") as archive:
+        for number in range(1000):
+            archive.writestr(f"{number}.txt", str(number))
+    return file
+
+
+@pytest.fixture(scope="module")
+def photograph() -> bytes:
+    """A JPEG of 4 megapixels, with noise as a camera's, so that it is as long as a camera's."""
+    packed = io.BytesIO()
+    Image.effect_noise((2464, 1632), 40).convert("RGB").save(packed, "JPEG", quality=80)
+    assert 10**6 < packed.tell() < 4 * 10**6
+    return packed.getvalue()
+
+
+def test_the_size_of_a_photograph_moves_its_head(storage, photograph):
+    name = storage.save("a.jpg", ContentFile(photograph))
+    counted = Counted(storage, name)
+    with counted.open() as file:
+        assert Image.open(file).size == (2464, 1632)
+    assert counted.moved < len(photograph) / 100
