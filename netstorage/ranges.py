@@ -27,8 +27,11 @@ LAST_WINDOW = 32 * 2**20
 """Bytes fetched at once at the most while reading goes on in sequence."""
 LONG = 0.5
 """Seconds that a window may take and the next one still be larger: others want the session."""
-FIRST_PIECE = 256 * 2**10
-"""Bytes asked for first where all is wanted and nobody knows how much that is."""
+FIRST_PIECE = 255 * 2**10
+"""Bytes asked for first where all is wanted and nobody knows how much that is.
+
+As much as OpenSSH gives in one answer: more would ask a second time, behind a small file's end.
+"""
 BUFFER = 128 * 2**10
 """Bytes taken from the spool at once for those who read little at a time."""
 
