@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
 from .exceptions import FileChanged
-from .session import Sink, Stat
+from .session import SMALL, Sink, Stat
 from .spool import Spool, require_position
 
 if TYPE_CHECKING:
@@ -27,11 +27,6 @@ LAST_WINDOW = 32 * 2**20
 """Bytes fetched at once at the most while reading goes on in sequence."""
 LONG = 0.5
 """Seconds that a window may take and the next one still be larger: others want the session."""
-FIRST_PIECE = 255 * 2**10
-"""Bytes asked for first where all is wanted and nobody knows how much that is.
-
-As much as OpenSSH gives in one answer: more would ask a second time, behind a small file's end.
-"""
 BUFFER = 128 * 2**10
 """Bytes taken from the spool at once for those who read little at a time."""
 
@@ -235,8 +230,8 @@ class Reader(io.BufferedReader):
         """Read ``size`` bytes, or all: what is missing of them is fetched at once."""
         if size is None or size < 0:
             if self._ranges.told_size is None:
-                # A small file is no bulk, and the answer tells how much is left of a large one.
-                self._want(FIRST_PIECE, self.peek, 1)
+                # A small file shares its session, and the answer tells how much is left of a large one.
+                self._want(SMALL, self.peek, 1)
             # Of a known length there is but one copy in memory.
             size = max(self._ranges.size() - self.tell(), 0)
         if size <= FIRST_WINDOW:

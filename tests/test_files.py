@@ -33,8 +33,8 @@ from PIL import Image
 
 from netstorage import ConnectionLost, FileChanged
 from netstorage.files import RemoteFile, local_source
-from netstorage.ranges import BUFFER, FIRST_PIECE, FIRST_WINDOW, LAST_WINDOW, LONG
-from netstorage.session import Stat
+from netstorage.ranges import BUFFER, FIRST_WINDOW, LAST_WINDOW, LONG
+from netstorage.session import SMALL, Stat
 from netstorage.spool import Spool
 
 BLOCK = 2**15
@@ -149,7 +149,7 @@ class Far:
 # --- reading, against io.BytesIO -----------------------------------------------------------------
 
 SIZES = st.integers(0, 300_000) | st.sampled_from(
-    [0, 1, FIRST_WINDOW, FIRST_WINDOW + 1, BLOCK, BUFFER, FIRST_PIECE, FIRST_PIECE + 1]
+    [0, 1, FIRST_WINDOW, FIRST_WINDOW + 1, BLOCK, BUFFER, SMALL, SMALL + 1]
 )
 AMOUNTS = st.integers(0, 40_000) | st.sampled_from([1, 4096, FIRST_WINDOW, 100_000, 200_000])
 PLACES = st.integers(0, 320_000)
@@ -482,7 +482,7 @@ def test_a_large_read_that_failed_says_nothing_of_the_next():
     assert far.asked == [(0, FIRST_WINDOW)]
 
 
-@pytest.mark.parametrize("size", [0, 1, FIRST_PIECE], ids=["empty", "a byte", "a piece"])
+@pytest.mark.parametrize("size", [0, 1, SMALL], ids=["empty", "a byte", "a piece"])
 def test_reading_all_of_a_small_file_is_one_bounded_request(size):
     far = Far(some_bytes(size))
     with far.open() as file:
@@ -490,14 +490,14 @@ def test_reading_all_of_a_small_file_is_one_bounded_request(size):
         assert (file.read(), file.size) == (b"", size)
     assert far.requests == ["read"]
     # Told the whole's length, not an end: so it counts as small.
-    assert far.stops == [FIRST_PIECE]
+    assert far.stops == [SMALL]
 
 
 def test_reading_all_of_a_large_file_is_two_requests():
     far = Far(some_bytes(BIG))
     with far.open() as file:
         assert file.read() == far.content
-    assert far.asked == [(0, FIRST_PIECE), (FIRST_PIECE, BIG)]
+    assert far.asked == [(0, SMALL), (SMALL, BIG)]
 
 
 def test_reading_all_of_a_known_length_is_one_request():
@@ -515,14 +515,14 @@ def test_reading_the_rest_of_a_file_is_one_request():
     assert far.asked == [(0, FIRST_WINDOW), (FIRST_WINDOW, BIG)]
 
 
-@pytest.mark.parametrize("size", [0, 10_000, FIRST_PIECE, BIG])
+@pytest.mark.parametrize("size", [0, 10_000, SMALL, BIG])
 def test_reading_all_where_no_length_is_told(size):
     """Then the end is where nothing comes any more; once found, it is known."""
     far = Far(some_bytes(size), sizes=False)
     with far.open() as file:
         assert file.read() == far.content
         assert far.requests == ["read", "stat", "read"]
-        assert far.stops == [FIRST_PIECE, None]
+        assert far.stops == [SMALL, None]
         assert (file.read(), file.size) == (b"", size)
         assert file.seek(0, os.SEEK_END) == size
     assert far.requests == ["read", "stat", "read"]
@@ -1356,7 +1356,7 @@ class Counted:
         return RemoteFile(self, "counted")
 
 
-@pytest.mark.parametrize("size", [0, 10_000, FIRST_PIECE, FIRST_PIECE + 1, 2**20])
+@pytest.mark.parametrize("size", [0, 10_000, SMALL, SMALL + 1, 2**20])
 def test_reading_all_asks_for_a_piece_and_for_what_is_left(storage, size):
     name = storage.save("a.bin", ContentFile(some_bytes(size)))
     counted = Counted(storage, name)
@@ -1364,7 +1364,7 @@ def test_reading_all_asks_for_a_piece_and_for_what_is_left(storage, size):
     with counted.open() as file:
         assert file.read() == some_bytes(size)
         assert file.size == size
-    assert counted.stops == ([FIRST_PIECE] if size <= FIRST_PIECE else [FIRST_PIECE, size])
+    assert counted.stops == ([SMALL] if size <= SMALL else [SMALL, size])
     assert counted.moved == size
     # No question beside: each read is one operation.
     assert storage.pool.stats().requests - before == len(counted.stops)
