@@ -280,8 +280,9 @@ class ConnectionPool:
         if self._closed:
             return PoolClosed(f"the pool of {self.endpoint} is closed")
         if self._idle:
-            # Its own until it has proven to be fit.
-            return self._lease(self._idle.pop(), exclusive=True)
+            member = self._idle.pop()
+            # Who has to ask for a sign of life keeps it to himself meanwhile.
+            return self._lease(member, exclusive or not self._was_well(member))
         if not exclusive:
             open_to_all = [member for member in self._busy if self._may_be_joined(member)]
             if open_to_all:
@@ -319,7 +320,7 @@ class ConnectionPool:
         return kind(f"{message} (not tried again for another {pause:.1f} s)")
 
     def _open_to_others(self, member: _Member, exclusive: bool) -> None:
-        if not exclusive and member.session.concurrency > 1:
+        if member.exclusive and not exclusive:
             with self._lock:
                 member.exclusive = False
                 self._dispatch()
@@ -344,7 +345,7 @@ class ConnectionPool:
         """Tell whether a session that lay idle still works."""
         if not member.session.is_alive():
             return False
-        if not member.served or member.leases > 1 or self._was_well(member):
+        if not member.served or not member.exclusive or self._was_well(member):
             return True
         idle = self._clock() - member.last_used
         try:

@@ -230,7 +230,7 @@ class Reader(io.BufferedReader):
         """Read ``size`` bytes, or all: what is missing of them is fetched at once."""
         if size is None or size < 0:
             if self._ranges.told_size is None:
-                # A small file shares its session, and the answer tells how much is left of a large one.
+                # A small file shares its session, and the answer tells how much more there is.
                 self._want(SMALL, self.peek, 1)
             # Of a known length there is but one copy in memory.
             size = max(self._ranges.size() - self.tell(), 0)

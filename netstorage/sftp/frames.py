@@ -27,6 +27,7 @@ NO_CONNECTION, CONNECTION_LOST, OP_UNSUPPORTED = 6, 7, 8
 
 _UINT = struct.Struct(">I")
 _UINT64 = struct.Struct(">Q")
+_USUAL = struct.Struct(">QIIIII")
 
 
 class StatusError(Exception):
@@ -102,6 +103,10 @@ class Body:
     def attributes(self) -> Attributes:
         """Read attributes."""
         flags = self.uint()
+        if flags == 0xF:
+            # What servers on Unix send, read in one step.
+            size, _, _, *rest = _USUAL.unpack(self._take(_USUAL.size))
+            return Attributes(size, *rest)
         size = self.uint64() if flags & 0x1 else None
         if flags & 0x2:  # uid and gid
             self._take(8)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 from paramiko import Channel
 from paramiko.ssh_exception import SSHException
 
 from ..exceptions import ConnectionLost, ProtocolError
 
-_T = TypeVar("_T")
+ENDS = (SSHException, EOFError, OSError)
+"""What calls on a channel raise when nothing more comes through."""
 
 
 class Stream:
@@ -54,7 +55,13 @@ class Stream:
         """Send all of ``data``."""
         view = memoryview(data)
         while view:
-            sent = self._guard(partial(self.channel.send, cast("bytes", view)))
+            try:
+                sent = self.channel.send(cast("bytes", view))
+            except ENDS as error:
+                raise self._explained(error) from error
+            except BaseException:
+                self.lost("it was interrupted")
+                raise
             if not sent:
                 raise self.lost("the server closed it")
             view = view[sent:]
@@ -73,23 +80,23 @@ class Stream:
         """Receive what is there, at the most ``count`` bytes and at least one."""
         if not self._chunk:
             # Asking for all that is there spares paramiko moving the rest within its buffer.
-            self._chunk = memoryview(self._guard(partial(self.channel.recv, 2**24)))
+            try:
+                self._chunk = memoryview(self.channel.recv(2**24))
+            except ENDS as error:
+                raise self._explained(error) from error
+            except BaseException:
+                self.lost("it was interrupted")
+                raise
             if not self._chunk:
                 raise self.lost("the server closed it")
         piece, self._chunk = self._chunk[:count], self._chunk[count:]
         return piece
 
-    def _guard(self, call: Callable[[], _T]) -> _T:
-        """Do one call on the channel, and tell its failures in our words."""
-        try:
-            return call()
-        except TimeoutError as error:
-            raise self.timed_out() from error
-        except (SSHException, EOFError, OSError) as error:
-            raise self.lost(str(error) or "the connection ended") from error
-        except BaseException:
-            self.lost("it was interrupted")
-            raise
+    def _explained(self, error: Exception) -> Exception:
+        """Tell what ended a call on the channel in our words."""
+        if isinstance(error, TimeoutError):
+            return self.timed_out()
+        return self.lost(str(error) or "the connection ended")
 
     # Its end
 
