@@ -108,7 +108,7 @@ class WebDAVStorage(NetworkStorage):
         return location
 
     def _endpoint(self) -> WebDAVEndpoint:
-        options = {f.name: self.options[f.name] for f in fields(WebDAVEndpoint)}
+        options = {f.name: self.options[f.name] for f in fields(WebDAVEndpoint) if f.init}
         try:
             url = urlsplit(options["url"])
             valid = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0

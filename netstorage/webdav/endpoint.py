@@ -14,6 +14,7 @@ from webdav4.client import Client
 from webdav4.http import Client as HTTPClient
 
 from ..exceptions import AuthenticationError, ConnectError, NetStorageError
+from .habits import Notebook
 from .session import WebDAVSession
 
 Secret = str | Callable[[], str] | None
@@ -24,7 +25,11 @@ KEEPALIVE = 4.0
 
 @dataclass(frozen=True)
 class WebDAVEndpoint:
-    """Where and as whom to connect; the attributes are the options of WebDAVStorage."""
+    """Where and as whom to connect; what can be given are the options of WebDAVStorage.
+
+    Attributes:
+        notebook: What the sessions learn of the server.
+    """
 
     url: str
     username: str | None = None
@@ -37,6 +42,7 @@ class WebDAVEndpoint:
     proxy: str | None = field(default=None, repr=False)
     timeout: float = 30.0
     connect_timeout: float = 10.0
+    notebook: Notebook = field(default_factory=Notebook, init=False, repr=False, compare=False)
 
     def __str__(self) -> str:
         """Name the server."""
@@ -57,7 +63,11 @@ class WebDAVEndpoint:
         # webdav4 joins onto the decoded path of its base: quoted once more, that is the quoted one.
         base = url.copy_with(raw_path=quote(url.raw_path.decode("ascii"), safe="/").encode())
         session = WebDAVSession(
-            Client(base, http_client=http, retry=False), url, str(self), self.timeout
+            Client(base, http_client=http, retry=False),
+            url,
+            str(self),
+            self.timeout,
+            self.notebook,
         )
         try:
             self._start(session)

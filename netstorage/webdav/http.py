@@ -33,6 +33,10 @@ TRIES = {"MKCOL": 8, "MOVE": 8, "DELETE": 8}
 # A proxy or an Apache with mod_deflate would answer a range of the compressed body.
 IDENTITY = {"Accept-Encoding": "identity"}
 
+DONE = frozenset({200, 201, 204})
+"""What says that a PUT, MKCOL or MOVE was done."""
+DELETED = frozenset({200, 202, 204})
+
 ERRNO = {
     400: errno.EINVAL,
     403: errno.EACCES,
@@ -218,13 +222,19 @@ class HTTP:
 
 
 class Body:
-    """A request's body, from its beginning however often it is sent."""
+    """A request's body, from its beginning however often it is sent.
+
+    Attributes:
+        sent: How often its sending was begun: again after a lost connection, or a 401.
+    """
 
     def __init__(self, source: BinaryIO, size: int) -> None:
         self._source = source
         self._size = size
+        self.sent = 0
 
     def __iter__(self) -> Iterator[bytes]:
+        self.sent += 1
         self._source.seek(0)
         readinto = cast("_Reads", self._source).readinto
         buffer = memoryview(bytearray(CHUNK))

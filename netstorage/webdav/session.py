@@ -5,29 +5,20 @@ from __future__ import annotations
 import errno
 import posixpath
 import re
-import secrets
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import httpx
 from webdav4.client import Client
 
 from ..exceptions import ConnectionLost, ProtocolError
 from ..session import Entry, Session, Sink, Stat
-from .http import ERRNO, HTTP, Body, leads_to_slash, quote_path
-from .multistatus import (
-    PROPERTIES,
-    MultistatusError,
-    Resource,
-    bare_etag,
-    http_date,
-    length,
-    parse_multistatus,
-    segments,
-)
-
-if TYPE_CHECKING:
-    pass
+from .experiments import Experiments, temporary
+from .habits import Habits, Notebook
+from .http import DELETED, DONE, HTTP, Body, leads_to_slash
+from .looking import Looking, itself, stat_of
+from .moving import Moving
+from .multistatus import length
 
 LOOK_FIRST = 2**20
 """Bytes from which on asking for the directory costs less than sending the body in vain."""
@@ -47,18 +38,18 @@ class WebDAVSession(Session):
         url: URL of the server's root, with a slash at the end.
         server: The server's name, for messages.
         timeout: Seconds of silence after which the server is given up, for messages.
+        notebook: What other sessions learned of the server.
     """
 
-    def __init__(self, client: Client, url: httpx.URL, server: str, timeout: float) -> None:
+    def __init__(
+        self, client: Client, url: httpx.URL, server: str, timeout: float, notebook: Notebook
+    ) -> None:
         self._http = HTTP(client, url, server, timeout)
+        self._looking = Looking(self._http)
         self._url = url
         self._server = server
-        self._keeps_names: bool | None = None
-        self._lists_hidden: bool | None = None
-        root = segments(url.raw_path.decode("ascii").partition("?")[0])
-        self._root = root
-        self._href_root = root
-        self._destinations: list[str] = []
+        self._notebook = notebook
+        self._meet(Habits(), None)
 
     # The connection
 
@@ -68,20 +59,26 @@ class WebDAVSession(Session):
         Raises:
             OSError: It is not, or we may not.
         """
-        response, resources = self._ask_properties("", "0", slash=True)
+        called: tuple[str, ...] | None = None
+        response, resources = self._looking.ask("", "0", slash=True)
         if response.status_code == 207:
-            root = _itself(resources, "")
+            root = itself(resources, "")
             if not root.stat.is_dir:
                 raise NotADirectoryError(errno.ENOTDIR, "is a file", "")
-            self._href_root = root.segments
+            called = root.segments
         elif response.status_code in {405, 501}:
             # nginx without its dav_ext module: all but listings works. Or Apache's root holds an
             # index.html, which is then asked in its place; a missing name tells them apart.
-            response, _ = self._ask_properties(_temporary(""), "0", slash=False)
+            response, _ = self._looking.ask(temporary(""), "0", slash=False)
             self._http.can_propfind = response.status_code not in {405, 501}
         else:
             raise self._http.refusal(response, "")
-        self._destinations = self._possible_destinations()
+        self._meet(self._notebook.of(response.headers.get("server", "")), called)
+
+    def _meet(self, habits: Habits, called: tuple[str, ...] | None) -> None:
+        self._habits = habits
+        self._moving = Moving(self._http, self._looking, self._habits, called)
+        self._experiments = Experiments(self._http, self._looking, self._moving, self._habits)
 
     def is_alive(self) -> bool:
         """Tell whether the session was not closed: the HTTP client renews lost connections."""
@@ -102,57 +99,7 @@ class WebDAVSession(Session):
 
     def stat(self, path: str, *, follow: bool = True) -> Stat:
         """Describe a file or collection: one request. WebDAV knows no links."""
-        if not self._http.can_propfind:
-            return self._head(path)
-        return _itself(self._propfind(path, "0"), path).stat
-
-    def _propfind(self, path: str, depth: str, *, slash: bool = False) -> list[Resource]:
-        response, resources = self._ask_properties(path, depth, slash=slash)
-        if response.status_code == 207:
-            return resources
-        if not slash and leads_to_slash(response):
-            try:
-                return self._propfind(path, depth, slash=True)
-            except OSError as error:
-                if depth != "0" or error.errno != errno.ENOTSUP:
-                    raise
-                # Apache asks an index.html in the place of the collection that holds it.
-                return [Resource((), Stat(is_dir=True), None)]
-        if response.status_code in {400, 403}:
-            # Below a file Apache and lighttpd do not say 404.
-            self._raise_if_below_a_file(path)
-        raise self._http.refusal(response, path)
-
-    def _ask_properties(
-        self, path: str, depth: str, *, slash: bool
-    ) -> tuple[httpx.Response, list[Resource]]:
-        # lighttpd refuses a body without a type.
-        headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
-        with self._http.stream(
-            "PROPFIND", path, headers, slash=slash, content=PROPERTIES
-        ) as response:
-            if response.status_code != 207:
-                return response, []
-            try:
-                return response, parse_multistatus(response.iter_bytes())
-            except MultistatusError as error:
-                raise ProtocolError(
-                    f"{self._server} broke the WebDAV protocol: its answer to PROPFIND is {error}"
-                ) from error
-
-    def _raise_if_below_a_file(self, path: str) -> None:
-        parent = posixpath.dirname(path)
-        if parent and not self.stat(parent).is_dir:
-            raise FileNotFoundError(errno.ENOENT, f"{parent} is a file", path)
-
-    def _head(self, path: str) -> Stat:
-        response = self._http.request("HEAD", path)
-        if leads_to_slash(response):
-            return Stat(is_dir=True)
-        if response.status_code != 200:
-            raise self._http.refusal(response, path)
-        # Without Content-Length the length is not 0 but unknown.
-        return _stat_of(response, length(response.headers.get("content-length")))
+        return self._looking.stat(path)
 
     def listdir(self, path: str) -> Iterable[Entry]:
         """Read a collection: one request."""
@@ -164,22 +111,22 @@ class WebDAVSession(Session):
                 path,
             )
         try:
-            resources = self._propfind(path, "1", slash=True)
+            resources = self._looking.propfind(path, "1", slash=True)
         except OSError as error:
             # Apache says 400 and lighttpd 403 to a slash behind a file's name.
             if error.errno not in {errno.EINVAL, errno.EACCES} or self.stat(path).is_dir:
                 raise
             raise NotADirectoryError(errno.ENOTDIR, "is not a collection", path) from error
         # A proxy may have changed the prefix: the collection itself is what all others lie below.
-        itself = _itself(resources, path).segments
+        here = itself(resources, path).segments
         entries = []
         for resource in resources:
             if resource.status in {404, 410}:
                 continue
             *parent, name = resource.segments or ("",)
-            if tuple(parent) == itself and name not in {"", ".", ".."} and "/" not in name:
+            if tuple(parent) == here and name not in {"", ".", ".."} and "/" not in name:
                 entries.append(Entry(name, resource.stat.is_dir))
-            elif resource.segments == itself and not resource.stat.is_dir:
+            elif resource.segments == here and not resource.stat.is_dir:
                 raise NotADirectoryError(errno.ENOTDIR, "is not a collection", path)
         return entries
 
@@ -196,13 +143,13 @@ class WebDAVSession(Session):
             if response.status_code in {200, 206}:
                 return self._receive(response, start, stop, sink)
         if response.status_code == 416:
-            return _stat_of(response, self._content_range(response)[1])
+            return stat_of(response, self._content_range(response)[1])
         if leads_to_slash(response):
             raise IsADirectoryError(errno.EISDIR, "is a collection", path)
         if response.status_code in {400, 403, 405} and self._http.can_propfind:
             if self.stat(path).is_dir:
                 raise IsADirectoryError(errno.EISDIR, "is a collection", path)
-            self._raise_if_below_a_file(path)
+            self._looking.raise_if_below_a_file(path)
         raise self._http.refusal(response, path)
 
     def _receive(self, response: httpx.Response, start: int, stop: int | None, sink: Sink) -> Stat:
@@ -223,7 +170,7 @@ class WebDAVSession(Session):
             offset += len(chunk)
         if total is not None and offset < (total if stop is None else min(stop, total)):
             raise ConnectionLost(f"{self._server} sent only {offset - first} bytes of its answer")
-        return _stat_of(response, offset if total is None and stop is None else total)
+        return stat_of(response, offset if total is None and stop is None else total)
 
     def _content_range(self, response: httpx.Response) -> tuple[int, int | None]:
         """Read Content-Range (RFC 9110, 14.4): where it starts and the whole's length."""
@@ -240,7 +187,12 @@ class WebDAVSession(Session):
     def write(
         self, path: str, source: BinaryIO, size: int, mode: int | None, directory_mode: int | None
     ) -> None:
-        """PUT with Content-Length, then compare the length that the server has."""
+        """PUT with Content-Length, and compare the length that the server has.
+
+        HTTP frames the body, and a server that cannot store it says so; yet some gateways dropped
+        it and said 201. So each server's word is doubted until an upload was found whole. A small
+        one is believed then, if nothing about it was unusual; a large one never.
+        """
         try:
             self._put(path, source, size)
         except FileNotFoundError:
@@ -251,27 +203,31 @@ class WebDAVSession(Session):
         _refuse_control_characters(path)
         parent = posixpath.dirname(path)
         if size > LOOK_FIRST and parent:
-            self._require_directory(parent)
+            self._looking.require_directory(parent)
         body = Body(source, size)
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         response = self._http.request("PUT", path, headers, content=body)
         # 400, 403, 404, 409 and 500 stand for a missing directory, and for other things.
         if response.status_code in {400, 403, 404, 409, 500} and parent:
-            self._require_directory(parent)
+            self._looking.require_directory(parent)
             if size <= LOOK_FIRST:
                 # Somebody else may have made it meanwhile.
                 response = self._http.request("PUT", path, headers, content=body)
-        if response.status_code not in {200, 201, 204}:
+        if response.status_code not in DONE:
             raise self._http.refusal(response, path)
-        there = self.stat(path)
-        if there.size not in {size, None}:
-            raise OSError(
-                errno.EIO, f"the server holds {there.size} of {size} bytes that were sent", path
-            )
+        proven = self._habits.stores_whole and response.status_code != 200 and body.sent == 1
+        if size > LOOK_FIRST or not proven:
+            self._require_whole(path, size)
 
-    def _require_directory(self, path: str) -> None:
-        if not self.stat(path).is_dir:
-            raise FileExistsError(errno.EEXIST, f"{path} exists and is not a directory.", path)
+    def _require_whole(self, path: str, size: int) -> None:
+        there = self.stat(path).size
+        if there not in {size, None}:
+            self._habits.stores_whole = False
+            raise OSError(
+                errno.EIO, f"the server holds {there} of {size} bytes that were sent", path
+            )
+        if there and self._habits.stores_whole is None:
+            self._habits.stores_whole = True
 
     def makedirs(self, path: str) -> None:
         """MKCOL, and what is missing above it first."""
@@ -280,12 +236,12 @@ class WebDAVSession(Session):
         response = self._http.request("MKCOL", path, slash=True)
         # What is there already answers 405, on some servers 301; Go's says 201 to both, and 405
         # whatever went wrong.
-        if response.status_code in {200, 201, 204}:
+        if response.status_code in DONE:
             return
         if response.status_code not in {301, 400, 403, 404, 405, 409, 500}:
             raise self._http.refusal(response, path)
         try:
-            self._require_directory(path)
+            self._looking.require_directory(path)
         except FileNotFoundError as error:
             parent = posixpath.dirname(path)
             if not parent:
@@ -294,201 +250,96 @@ class WebDAVSession(Session):
             return
         self.makedirs(parent)
         again = self._http.request("MKCOL", path, slash=True)
-        if again.status_code in {200, 201, 204}:
+        if again.status_code in DONE:
             return
         try:
-            self._require_directory(path)
+            self._looking.require_directory(path)
         except FileNotFoundError as error:
             raise self._http.refusal(again, path) from error
 
     # Naming
 
     def rename(self, source: str, target: str) -> None:
-        """MOVE without overwriting."""
-        _refuse_control_characters(target)
-        self._require_whole_names(target)
-        self._move(source, target, overwrite="F")
+        """MOVE without overwriting: one request."""
+        self._require_good_name(target)
+        self._moving.move(source, target, overwrite=False)
 
     def replace(self, source: str, target: str) -> None:
-        """MOVE over what is there, after a look: some servers would destroy a whole collection."""
-        _refuse_control_characters(target)
-        try:
-            there = self.stat(target)
-        except FileNotFoundError:
-            pass
-        else:
-            if there.is_dir:
-                raise IsADirectoryError(errno.EISDIR, "is a collection", target)
-        self._require_whole_names(target)
-        self._move(source, target, overwrite="T")
+        """MOVE over what is there: one request where the server keeps collections from that.
 
-    def _require_whole_names(self, target: str) -> None:
-        """Refuse a name that the server would cut: WsgiDAV ends a Destination at ``?`` and ``;``.
-
-        An empty file is moved to such a name and back to find out, where a cut leads to itself.
+        Elsewhere a look goes first: lighttpd moves into a collection, others destroy it.
         """
-        if not CUTTING & {*target, *self._url.path}:
-            return
-        if self._keeps_names is None:
+        self._require_good_name(target)
+        if not self._habits.move_spares:
+            self._looking.require_missing_or_file(target)
+            self._experiments.find_move_spares(posixpath.dirname(target))
+        self._moving.move(source, target, overwrite=True)
+
+    def _require_good_name(self, target: str) -> None:
+        """Refuse a name that the server would mangle or cut."""
+        _refuse_control_characters(target)
+        if CUTTING & {*target, *self._url.path}:
             directory = posixpath.dirname(target)
             while CUTTING & set(directory):
                 directory = posixpath.dirname(directory)
-            probe = _temporary(directory)
-            self._put_empty(probe)
-            try:
-                self._move(probe, probe + "?;", overwrite="F")
-                self._move(probe + "?;", probe, overwrite="F")
-            except (PermissionError, FileExistsError, FileNotFoundError):
-                self._keeps_names = False
-            else:
-                self._keeps_names = True
-            finally:
-                self._http.request("DELETE", probe, {"Depth": "0"})
-        if not self._keeps_names:
-            raise OSError(
-                errno.EINVAL, "the server would cut the name at '?' or ';': use another", target
-            )
+            if not self._experiments.keeps_names(directory):
+                raise OSError(
+                    errno.EINVAL, "the server would cut the name at '?' or ';': use another", target
+                )
 
-    def _put_empty(self, path: str) -> None:
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": "0"}
-        response = self._http.request("PUT", path, headers)
-        if response.status_code not in {200, 201, 204}:
-            raise self._http.refusal(response, path)
-
-    def _move(self, source: str, target: str, *, overwrite: str) -> None:
-        refused: httpx.Response | None = None
-        for base in tuple(self._destinations):
-            destination = base + quote_path(target)
-            headers = {"Destination": destination, "Overwrite": overwrite}
-            response = self._http.request("MOVE", source, headers)
-            if response.status_code in {200, 201, 204}:
-                # What one server understands it will understand again.
-                self._destinations = [base]
-                return
-            if refused is None or refused.status_code == 502:
-                # 502 speaks of the base alone.
-                refused = response
-            if response.status_code not in {400, 403, 404, 409, 412, 500, 502}:
-                break
-            # Look before deciding what happened: the answer may be one to a repeated request.
-            try:
-                self.stat(source)
-            except FileNotFoundError:
-                self.stat(target)
-                return
-            if response.status_code == 412:
-                break
-        assert refused is not None  # noqa: S101 - there always is a base; for the type checker
-        if overwrite == "F" and (refused.status_code == 412 or self._is_taken(target)):
-            raise FileExistsError(errno.EEXIST, "the name is taken", target)
-        raise self._http.refusal(refused, target)
-
-    def _is_taken(self, path: str) -> bool:
-        try:
-            self.stat(path)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _possible_destinations(self) -> list[str]:
-        """Return what may precede a path in a Destination, in the order to try.
-
-        The URL is what RFC 4918 (10.3) wants. Behind a proxy that ends TLS, or changes the prefix,
-        the server knows itself by another: then the path alone, or the other scheme, is understood.
-        """
-        prefixes = list(dict.fromkeys([self._href_root, self._root]))
-        authority = self._url.netloc.decode("ascii")
-        other = "http" if self._url.scheme == "https" else "https"
-        bases = []
-        for prefix in prefixes:
-            path = "/" + "".join(quote_path(segment) + "/" for segment in prefix)
-            bases += [
-                f"{self._url.scheme}://{authority}{path}",
-                path,
-                f"{other}://{authority}{path}",
-            ]
-        return bases
+    # Removing
 
     def remove(self, path: str) -> None:
-        """DELETE a file or an empty collection.
+        """DELETE a file or an empty collection: a file in one request, where that is safe.
 
-        DELETE is recursive (RFC 4918, 9.6.1), and servers differ in what holds it back, so a look
-        goes first.
+        DELETE is recursive (RFC 4918, 9.6.1), and servers differ in what holds it back. Most refuse
+        one without a slash and with Depth 0 if it meets a collection; for others a look goes first.
         """
-        if self._http.can_propfind:
-            resources = self._propfind(path, "1")
-            is_dir = _itself(resources, path).stat.is_dir
-            if len(resources) > 1:
-                raise OSError(errno.ENOTEMPTY, "the collection is not empty", path)
-            if is_dir:
-                self._require_hidden_names(path)
-        else:
-            is_dir = self._head(path).is_dir
-            if is_dir:
-                raise OSError(
-                    errno.ENOTSUP,
-                    "the server does not answer PROPFIND, so nobody can tell whether the "
-                    "collection is empty; it was not removed",
-                    path,
-                )
+        refused: httpx.Response | None = None
+        if self._habits.delete_spares and path:
+            refused = self._http.request("DELETE", path, {"Depth": "0"})
+            if refused.status_code in DELETED:
+                return
+            if refused.status_code in {404, 410}:
+                raise self._http.refusal(refused, path)
+        is_dir = self._is_empty_collection(path)
+        if not is_dir:
+            if refused is not None:
+                raise self._http.refusal(refused, path)
+            self._experiments.find_delete_spares(posixpath.dirname(path))
         headers = {} if is_dir else {"Depth": "0"}
         response = self._http.request("DELETE", path, headers, slash=is_dir)
-        if response.status_code not in {200, 202, 204}:
+        if response.status_code not in DELETED:
             raise self._http.refusal(response, path)
 
-    def _require_hidden_names(self, path: str) -> None:
-        """Refuse to believe a listing without names if the server does not list hidden ones.
+    def _is_empty_collection(self, path: str) -> bool:
+        """Tell whether ``path`` is an empty collection; False: a file.
 
-        nginx does not, and its DELETE would take them along. An empty file is put into the
-        collection, to find out.
+        Raises:
+            OSError: A collection that is not empty, or nobody can tell.
         """
-        if self._lists_hidden is None:
-            probe = _temporary(path)
-            self._put_empty(probe)
-            try:
-                names = [resource.segments[-1:] for resource in self._propfind(path, "1")]
-                self._lists_hidden = (posixpath.basename(probe),) in names
-            finally:
-                response = self._http.request("DELETE", probe, {"Depth": "0"})
-            if response.status_code not in {200, 202, 204}:
-                raise self._http.refusal(response, path)
-        if not self._lists_hidden:
+        if not self._http.can_propfind:
+            if not self._looking.stat(path).is_dir:
+                return False
+            raise OSError(
+                errno.ENOTSUP,
+                "the server does not answer PROPFIND, so nobody can tell whether the collection is "
+                "empty; it was not removed",
+                path,
+            )
+        resources = self._looking.propfind(path, "1")
+        if len(resources) > 1:
+            raise OSError(errno.ENOTEMPTY, "the collection is not empty", path)
+        if not itself(resources, path).stat.is_dir:
+            return False
+        if not self._experiments.lists_hidden(path):
             raise OSError(
                 errno.ENOTSUP,
                 "the server does not list names that begin with a dot, so nobody can tell whether "
                 "the collection is empty; it was not removed",
                 path,
             )
-
-
-def _itself(resources: list[Resource], path: str) -> Resource:
-    """Return what was asked for; what else was listed lies below it, and may come before it.
-
-    Raises:
-        OSError: It has a status in place of properties.
-    """
-    itself = min(resources, key=lambda resource: len(resource.segments), default=None)
-    if itself is None or itself.status in {404, 410}:
-        raise FileNotFoundError(errno.ENOENT, "no such file or collection", path)
-    if itself.status is not None and itself.status >= 300:
-        number = ERRNO.get(itself.status, errno.EIO)
-        raise OSError(number, f"the server says {itself.status} of it", path)
-    return itself
-
-
-def _temporary(directory: str) -> str:
-    """Return a hidden name that nobody uses."""
-    return posixpath.join(directory, ".netstorage-" + secrets.token_hex(16))
-
-
-def _stat_of(response: httpx.Response, size: int | None) -> Stat:
-    """Describe a file by the headers of an answer."""
-    headers = response.headers
-    return Stat(
-        size=size,
-        mtime=http_date(headers.get("last-modified")),
-        etag=bare_etag(headers.get("etag")),
-    )
+        return True
 
 
 def _refuse_control_characters(path: str) -> None:

@@ -304,17 +304,32 @@ class MemoryDAV:
     Args:
         files: Content by name below the root.
         root: The root's path, without the last slash.
+        careful: Refuse to delete a collection with Depth 0, and to move a file onto one, as Apache
+            and nginx do; rclone does neither.
+        name: Its Server header; None: it has none.
     """
 
-    def __init__(self, files: dict[str, bytes] | None = None, *, root: str = "/dav") -> None:
+    def __init__(
+        self,
+        files: dict[str, bytes] | None = None,
+        *,
+        root: str = "/dav",
+        careful: bool = True,
+        name: str | None = None,
+    ) -> None:
         self.root = root
+        self.careful = careful
+        self.name = name
         self.files = {f"{root}/{name}": data for name, data in (files or {}).items()}
         self.folders = {root}
 
     def __call__(self, request: Request) -> Reply:
         path = request.path.rstrip("/")
         method = getattr(self, f"_{request.method.lower()}", None)
-        return method(request, path) if method else Reply(405)
+        reply: Reply = method(request, path) if method else Reply(405)
+        if self.name is not None:
+            reply.headers["Server"] = self.name
+        return reply
 
     def etag(self, path: str) -> str:
         return f'"{hash(self.files[path]) & 0xFFFFFFFF:x}"'
@@ -378,15 +393,26 @@ class MemoryDAV:
         taken = target in self.files or target in self.folders
         if taken and request.headers.get("overwrite") == "F":
             return Reply(412)
+        if target in self.folders:
+            if self.careful:
+                return Reply(409)
+            self._remove(target)
         self.files[target] = self.files.pop(path)
         return Reply(204 if taken else 201)
 
     def _delete(self, request: Request, path: str) -> Reply:
         if path not in self.files and path not in self.folders:
             return Reply(404)
-        self.files.pop(path, None)
-        self.folders.discard(path)
+        if path in self.folders and request.headers.get("depth") == "0" and self.careful:
+            return Reply(400)
+        self._remove(path)
         return Reply(204)
+
+    def _remove(self, path: str) -> None:
+        for each in {*self.files, *self.folders}:
+            if f"{each}/".startswith(f"{path}/"):
+                self.files.pop(each, None)
+                self.folders.discard(each)
 
 
 class Forward:

@@ -1,0 +1,133 @@
+"""Asking what is there: PROPFIND (RFC 4918, 9.1), or HEAD where a server does not know it."""
+
+from __future__ import annotations
+
+import errno
+import posixpath
+
+import httpx
+
+from ..exceptions import ProtocolError
+from ..session import Stat
+from .http import ERRNO, HTTP, leads_to_slash
+from .multistatus import (
+    PROPERTIES,
+    MultistatusError,
+    Resource,
+    bare_etag,
+    http_date,
+    length,
+    parse_multistatus,
+)
+
+
+class Looking:
+    """Describes files and collections, and changes nothing."""
+
+    def __init__(self, http: HTTP) -> None:
+        self._http = http
+
+    def stat(self, path: str) -> Stat:
+        """Describe a file or collection: one request."""
+        if not self._http.can_propfind:
+            return self._head(path)
+        return itself(self.propfind(path, "0"), path).stat
+
+    def is_taken(self, path: str) -> bool:
+        """Tell whether something has this name."""
+        try:
+            self.stat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_dir(self, path: str) -> bool:
+        """Tell whether a collection has this name."""
+        try:
+            return self.stat(path).is_dir
+        except FileNotFoundError:
+            return False
+
+    def require_directory(self, path: str) -> None:
+        """Raise FileNotFoundError if nothing has this name, FileExistsError if a file has."""
+        if not self.stat(path).is_dir:
+            raise FileExistsError(errno.EEXIST, f"{path} exists and is not a directory.", path)
+
+    def require_missing_or_file(self, path: str) -> None:
+        """Raise IsADirectoryError if a collection has this name."""
+        if self.is_dir(path):
+            raise IsADirectoryError(errno.EISDIR, "is a collection", path)
+
+    def propfind(self, path: str, depth: str, *, slash: bool = False) -> list[Resource]:
+        """Describe a collection, and with Depth 1 what lies in it."""
+        response, resources = self.ask(path, depth, slash=slash)
+        if response.status_code == 207:
+            return resources
+        if not slash and leads_to_slash(response):
+            try:
+                return self.propfind(path, depth, slash=True)
+            except OSError as error:
+                if depth != "0" or error.errno != errno.ENOTSUP:
+                    raise
+                # Apache asks an index.html in the place of the collection that holds it.
+                return [Resource((), Stat(is_dir=True), None)]
+        if response.status_code in {400, 403}:
+            self.raise_if_below_a_file(path)
+        raise self._http.refusal(response, path)
+
+    def ask(self, path: str, depth: str, *, slash: bool) -> tuple[httpx.Response, list[Resource]]:
+        """Send PROPFIND, and read its answer if it is a multistatus."""
+        # lighttpd refuses a body without a type.
+        headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
+        with self._http.stream(
+            "PROPFIND", path, headers, slash=slash, content=PROPERTIES
+        ) as response:
+            if response.status_code != 207:
+                return response, []
+            try:
+                return response, parse_multistatus(response.iter_bytes())
+            except MultistatusError as error:
+                raise ProtocolError(
+                    f"{self._http.server} broke the WebDAV protocol: its answer to PROPFIND is "
+                    f"{error}"
+                ) from error
+
+    def raise_if_below_a_file(self, path: str) -> None:
+        """Say that nothing is there where Apache and lighttpd say 400 and 403: below a file."""
+        parent = posixpath.dirname(path)
+        if parent and not self.stat(parent).is_dir:
+            raise FileNotFoundError(errno.ENOENT, f"{parent} is a file", path)
+
+    def _head(self, path: str) -> Stat:
+        response = self._http.request("HEAD", path)
+        if leads_to_slash(response):
+            return Stat(is_dir=True)
+        if response.status_code != 200:
+            raise self._http.refusal(response, path)
+        # Without Content-Length the length is not 0 but unknown.
+        return stat_of(response, length(response.headers.get("content-length")))
+
+
+def itself(resources: list[Resource], path: str) -> Resource:
+    """Return what was asked for; what else was listed lies below it, and may come before it.
+
+    Raises:
+        OSError: It has a status in place of properties.
+    """
+    found = min(resources, key=lambda resource: len(resource.segments), default=None)
+    if found is None or found.status in {404, 410}:
+        raise FileNotFoundError(errno.ENOENT, "no such file or collection", path)
+    if found.status is not None and found.status >= 300:
+        number = ERRNO.get(found.status, errno.EIO)
+        raise OSError(number, f"the server says {found.status} of it", path)
+    return found
+
+
+def stat_of(response: httpx.Response, size: int | None) -> Stat:
+    """Describe a file by the headers of an answer."""
+    headers = response.headers
+    return Stat(
+        size=size,
+        mtime=http_date(headers.get("last-modified")),
+        etag=bare_etag(headers.get("etag")),
+    )
