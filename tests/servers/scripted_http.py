@@ -159,6 +159,8 @@ class ScriptedHTTP:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            # Heads and bodies are sent one after the other: the second would wait for an ACK.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.connections += 1
             self._start(self._serve, connection, self.connections)
 
