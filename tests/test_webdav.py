@@ -16,6 +16,7 @@ import socket
 import ssl
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -34,6 +35,7 @@ from netstorage import (
 from netstorage.session import Stat
 from netstorage.storage import TEMPORARY
 from netstorage.webdav import endpoint as endpoint_module
+from netstorage.webdav.habits import Habits
 from netstorage.webdav.session import LOOK_FIRST
 from tests.contract.helpers import Stream, read
 from tests.servers import SERVERS, WEBDAV, fresh_location
@@ -63,6 +65,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "apache-certificate": lambda: Apache(client_certificate=True),
     "apache-deflate": lambda: Apache(deflate=True),
     "apache-impatient": lambda: Apache(extra=["KeepAliveTimeout 50ms"]),
+    "apache-without-slashes": lambda: Apache(extra=["DirectorySlash Off"]),
     "nginx-plain": lambda: Nginx(dav_ext=False),
     "nginx-small": lambda: Nginx(client_max_body_size=1000),
     "nginx-certificate": lambda: Nginx(client_certificate=True),
@@ -550,6 +553,81 @@ def test_a_server_that_keeps_less_is_found_out(make, scripted):
     assert dav.files == {}
 
 
+class Forgetful(MemoryDAV):
+    """Says 201 to uploads of which it keeps half, while `forgets`."""
+
+    forgets = False
+
+    def _put(self, request: Request, path: str) -> Reply:
+        reply = super()._put(request, path)
+        if self.forgets:
+            self.files[path] = request.body[: len(request.body) // 2]
+        return reply
+
+
+def upload(storage: WebDAVStorage, data: bytes = b"x" * 100) -> None:
+    storage.save("a.bin", ContentFile(data))
+
+
+def test_a_server_that_stored_a_small_file_is_believed(make, scripted):
+    """An empty one proves nothing, and a large one is looked at for ever."""
+    server = scripted()
+    storage = make(server)
+    look = ["PROPFIND"]
+    for data, check in [(b"", look), (b"x", look), (b"x", []), (b"", []), (BIG, look)]:
+        server.forget()
+        upload(storage, data)
+        requests = [r.method for r in server.requests if TEMPORARY in r.path]
+        assert requests == ["PUT", *check, "MOVE"]
+
+
+def test_a_server_that_tells_no_length_is_not_believed(make, scripted):
+    """There is nothing to compare; each upload is looked at for a length all the same."""
+    dav = MemoryDAV()
+    head = Reply(200, {"Last-Modified": "Thu, 01 Jan 1970 00:00:00 GMT"}, length=False)
+    hidden = lambda request: head if TEMPORARY in request.path else None  # noqa: E731
+    server = scripted(instead(dav, PROPFIND=Reply(405), HEAD=hidden))
+    storage = make(server)
+    for _ in range(2):
+        server.forget()
+        upload(storage)
+        requests = [r.method for r in server.requests if TEMPORARY in r.path]
+        assert requests[-3:] == ["PUT", "HEAD", "MOVE"]
+    assert habits(storage).stores_whole is None
+
+
+@pytest.mark.parametrize("how", ["big", "repeated", "200"])
+def test_a_short_upload_is_found_out_later(make, scripted, how):
+    """A large one, and one about which something was unusual, is never taken on trust."""
+    dav = Forgetful()
+    once: list[int] = []
+
+    def put_it(request: Request) -> object:
+        if how == "200" and dav.forgets:
+            reply = dav(request)
+            reply.status = 200
+            return reply
+        if how == "repeated" and dav.forgets and not once:
+            once.append(1)
+            return DROP
+        return None
+
+    storage = make(scripted(instead(dav, PUT=put_it)))
+    upload(storage)
+    upload(storage)
+    dav.files.clear()
+    dav.forgets = True
+    with pytest.raises(OSError, match=r"the server holds .* bytes that were sent"):
+        upload(storage, BIG if how == "big" else b"x" * 100)
+    assert dav.files == {}
+    # It is not believed any more.
+    with pytest.raises(OSError, match="holds 50 of 100 bytes"):
+        upload(storage)
+    dav.forgets = False
+    upload(storage)
+    assert habits(storage).stores_whole is False
+
+
 def test_content_that_shrinks_under_our_hands(make, scripted, tmp_path):
     dav = MemoryDAV()
     storage = make(scripted(dav))
@@ -967,6 +1045,19 @@ def test_behind_a_proxy(make, scripted, dav, tls, prefix):
         assert storage.exists("dir")
         storage.delete("dir/a b.txt")
         assert tree(folder) == {"dir": None, "dir/c.txt": b"c"}
+        # So is what it spares.
+        warm_up(storage)
+        assert habits(storage).delete_spares is (dav.name in SPARES_ON_DELETE)
+        assert habits(storage).move_spares is (dav.name in SPARES_ON_MOVE)
+        with pytest.raises(IsADirectoryError):
+            storage.open("dir", "wb").close()
+        with pytest.raises(OSError, match="not empty"):
+            storage.delete("dir")
+        recorder.forget()
+        storage.delete("dir/c.txt")
+        assert recorder.methods()[-1] == "DELETE"
+        assert len(recorder.requests) == (1 if dav.name in SPARES_ON_DELETE else 2)
+        assert tree(folder) == {"dir": None}
 
 
 @pytest.mark.parametrize("understood", ["url", "path", "scheme"])
@@ -988,6 +1079,222 @@ def test_the_destination_that_a_server_understands(make, scripted, understood, s
     assert server.methods().count("MOVE") == tried + 1
     assert dav.files == {"/dav/a.txt": b"a", "/dav/b.txt": b"b"}
     assert not any("secret" in r.headers.get("destination", "") for r in server.requests)
+
+
+# What servers were found to do
+
+
+def habits(storage: WebDAVStorage) -> Habits:
+    """What is known of a storage's server now."""
+    with storage.pool.connection() as session:
+        return session._habits
+
+
+def in_scratch(request: Request) -> bool:
+    """Whether a request concerns an experiment's collection, or what lies in it."""
+    return re.search(r"/\.netstorage-[0-9a-f]{32}(/|$)", request.path) is not None
+
+
+@pytest.mark.parametrize("name", ["dir", "dir/sub", "empty"])
+def test_a_server_that_is_known_still_spares_collections(make, dav, name):
+    """The one request that deletes a file, or moves one, is sent to a collection's name."""
+    storage = make(dav, allow_overwrite=True)
+    warm_up(storage)
+    storage.save("dir/sub/a.txt", ContentFile(b"a"))
+    folder = disk(dav, storage)
+    (folder / "empty").mkdir()
+    (folder / "dir" / "sub" / ".hidden").write_bytes(b"")
+    before = tree(folder)
+    known = habits(storage)
+    assert known.delete_spares is (dav.name in SPARES_ON_DELETE)
+    assert known.move_spares is (dav.name in SPARES_ON_MOVE)
+    with pytest.raises(IsADirectoryError):
+        storage.save(name, ContentFile(b"new"))
+    assert tree(folder) == before
+    if name != "empty":
+        with pytest.raises(OSError, match="not empty"):
+            storage.delete(name)
+        assert tree(folder) == before
+    assert habits(storage) is known
+
+
+def test_an_apache_that_does_not_add_slashes(make, variant):
+    """By its name and version one would think that it spares collections in a MOVE."""
+    server = variant("apache-without-slashes")
+    storage = make(server, allow_overwrite=True)
+    warm_up(storage)
+    storage.save("dir/a.txt", ContentFile(b"a"))
+    for name in ("dir", "dir/a.txt/b"):
+        with pytest.raises((IsADirectoryError, FileExistsError)):
+            storage.save(name, ContentFile(b"new"))
+    with pytest.raises(OSError, match="not empty"):
+        storage.delete("dir")
+    assert tree(disk(server, storage)) == {"dir": None, "dir/a.txt": b"a"}
+    assert (habits(storage).delete_spares, habits(storage).move_spares) == (True, False)
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_experiments_leave_nothing(make, scripted, careful):
+    dav = MemoryDAV({"a.txt": b"a", "b.txt": b"b"}, careful=careful)
+    server = scripted(dav)
+    storage = make(server, allow_overwrite=True)
+    storage.save("a.txt", ContentFile(b"new"))
+    storage.delete("b.txt")
+    known = habits(storage)
+    assert (known.move_spares, known.delete_spares) == (careful, careful)
+    assert dav.files == {"/dav/a.txt": b"new"}
+    assert dav.folders == {"/dav"}
+    server.forget()
+    dav.folders.add("/dav/dir")
+    dav.files["/dav/dir/.hidden"] = b""
+    with pytest.raises(OSError, match="not empty"):
+        storage.delete("dir")
+    with pytest.raises(IsADirectoryError):
+        storage.save("dir", ContentFile(b"new"))
+    storage.delete("a.txt")
+    assert dav.files == {"/dav/dir/.hidden": b""}
+    assert dav.folders == {"/dav", "/dav/dir"}
+    assert [r for r in server.requests if r.method == "MKCOL"] == []
+    first = "DELETE" if careful else "PROPFIND"
+    assert next(r.method for r in server.requests if r.path == "/dav/a.txt") == first
+
+
+EXPERIMENTS = {
+    "remove": ["MKCOL", "PUT", "DELETE", "PROPFIND", "DELETE", "DELETE"],
+    "replace": ["MKCOL", "PUT", "MKCOL", *["MOVE"] * 2, *["PROPFIND"] * 3, "DELETE"],
+}
+"""The requests of each, on a server that spares collections; the last removes the collection."""
+
+
+@pytest.mark.parametrize("failure", ["403", "500", "302", "lost", "silent"])
+@pytest.mark.parametrize(
+    ("verb", "number"), [(verb, n) for verb, all_ in EXPERIMENTS.items() for n in range(len(all_))]
+)
+def test_an_experiment_that_fails_halfway(make, scripted, verb, number, failure, caplog):
+    """Whatever becomes of one of its requests, nothing but its own names is touched."""
+    theirs = {"/dav/b.txt": b"b", "/dav/dir/c.txt": b"c"}
+    dav = MemoryDAV({"a.txt": b"old", "new.txt": b"new"})
+    dav.files |= theirs
+    dav.folders.add("/dav/dir")
+    asked: list[Request] = []
+
+    def fail(request: Request) -> object:
+        if not in_scratch(request):
+            return dav(request)
+        asked.append(request)
+        if failure.isdigit():
+            return Reply(int(failure)) if len(asked) == number + 1 else dav(request)
+        if failure == "silent":
+            return SILENCE if len(asked) == number + 1 else dav(request)
+        # The repeated request is lost, too.
+        return DROP if len(asked) in {number + 1, number + 2} else dav(request)
+
+    storage = make(scripted(fail), timeout=0.3 if failure == "silent" else 20.5)
+
+    def act() -> Habits:
+        with storage.pool.connection() as session:
+            if verb == "remove":
+                session.remove("a.txt")
+            else:
+                session.replace("new.txt", "a.txt")
+            return session._habits
+
+    storage.exists("a.txt")
+    last = number == len(EXPERIMENTS[verb]) - 1
+    if failure.isdigit() or last:
+        known = act()
+    else:
+        with pytest.raises((ConnectionLost, TimeoutError)):
+            act()
+        assert dav.files["/dav/a.txt"] == b"old"
+        known = act()
+    assert [r.method for r in asked[: number + 1]] == EXPERIMENTS[verb][: number + 1]
+    rest = {name: data for name, data in dav.files.items() if TEMPORARY not in name}
+    # Which of the two was asked for is done.
+    assert rest == theirs | (
+        {"/dav/new.txt": b"new"} if verb == "remove" else {"/dav/a.txt": b"new"}
+    )
+    left = {name for name in {*dav.files, *dav.folders} if TEMPORARY in name}
+    found = known.delete_spares if verb == "remove" else known.move_spares
+    if last:
+        assert found is False
+        assert f"could not remove the temporary collection {min(left)[5:]}" in caplog.text
+    else:
+        assert left == set()
+        if not failure.isdigit():
+            # The next session did it again.
+            assert found is True
+        elif EXPERIMENTS[verb][number] not in {"DELETE", "MOVE"}:
+            assert found is None
+
+
+@pytest.mark.parametrize("verb", ["remove", "replace"])
+def test_a_server_that_makes_no_collections(make, scripted, verb):
+    """It is asked once in a session, and looked at each time; the next session asks again."""
+    dav = MemoryDAV(dict.fromkeys("abcdefgh", b""))
+    refusal: list[Reply] = [Reply(507)]
+    server = scripted(instead(dav, MKCOL=lambda request: refusal[0] if refusal else None))
+    storage = make(server)
+
+    def act(path: str) -> None:
+        with storage.pool.connection() as session:
+            session.remove(path) if verb == "remove" else session.replace(path, "h")
+
+    for path in "abc":
+        act(path)
+    assert server.methods().count("MKCOL") == 1
+    refusal.clear()
+    with storage.pool.connection(exclusive=True):
+        act("d")
+    server.forget()
+    act("e")
+    assert server.methods() == ["DELETE" if verb == "remove" else "MOVE"]
+    assert not any(TEMPORARY in name for name in {*dav.files, *dav.folders})
+
+
+def test_another_server_at_the_same_address(make, scripted):
+    """What was learned of the first is not believed of the second."""
+    first = MemoryDAV({"a.txt": b"a", "b.txt": b"b"}, name="Careful/1.0")
+    server = scripted(first)
+    storage = make(server, allow_overwrite=True, pool={"max_lifetime": 3600})
+    warm_up(storage)
+    known = habits(storage)
+    assert (known.server, known.delete_spares, known.move_spares) == ("Careful/1.0", True, True)
+    assert known.stores_whole is True
+    server.script = second = MemoryDAV({"dir/a.txt": b"a"}, name="Careless/1.0", careful=False)
+    second.folders.add("/dav/dir")
+    with storage.pool.connection(exclusive=True), storage.pool.connection() as session:
+        assert session._habits == Habits("Careless/1.0")
+        with pytest.raises(OSError, match="not empty"):
+            session.remove("dir")
+        session.write("new.txt", io.BytesIO(b"new"), 3, None)
+        with pytest.raises(IsADirectoryError):
+            session.replace("new.txt", "dir")
+    assert second.files == {"/dav/dir/a.txt": b"a", "/dav/new.txt": b"new"}
+    # What a session to the first still finds out is not noted for the second.
+    assert storage.pool.endpoint.notebook.of("Careless/1.0") is not known
+
+
+def test_what_was_learned_is_no_part_of_the_endpoint(make, scripted):
+    server = scripted()
+    one, other = make(server, timeout=7), make(server, timeout=7)
+    warm_up(one)
+    assert one.pool is other.pool
+    assert one._endpoint() == other.pool.endpoint
+    assert hash(one._endpoint()) == hash(other.pool.endpoint)
+    assert "otebook" not in repr(one.pool.endpoint)
+    assert habits(other).delete_spares is True
+
+
+def test_many_sessions_find_out_at_once(make, dav):
+    storage = make(dav, allow_overwrite=True, pool={"max_size": 8})
+    storage.save("0", ContentFile(b""))
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: storage.save(str(n), ContentFile(b"x")), range(16)))
+        list(threads.map(lambda n: storage.delete(str(n)), range(16)))
+    assert tree(disk(dav, storage)) == {}
+    assert habits(storage).delete_spares is (dav.name in SPARES_ON_DELETE)
+    assert habits(storage).move_spares is (dav.name in SPARES_ON_MOVE)
 
 
 # Reading
