@@ -118,7 +118,7 @@ class Experiments:
         except (ConnectionError, TimeoutError):
             raise
         except OSError as error:
-            logger.info("%s does not take part in an experiment: %s", self._http.server, error)
+            logger.info("an experiment on %s was refused: %s", self._http.server, error)
             self._gave_up = True
         finally:
             cleaned = self._remove_scratch(collection)
