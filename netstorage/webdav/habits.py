@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+
+LIFETIME = 3600.0
+"""Seconds after which all is found out anew: behind a proxy a server changes without a sign."""
 
 
 @dataclass
@@ -19,7 +24,7 @@ class Habits:
         lists_hidden: Whether it lists names that begin with a dot.
         delete_spares: Whether it refuses to delete a collection named without slash, Depth 0.
         move_spares: Whether it refuses to move a file onto a collection, with Overwrite: T.
-        stores_whole: Whether a small upload was found whole. False for good, once one was not.
+        stores_whole: Whether an upload was found whole. False for good, once one was not.
     """
 
     server: str = ""
@@ -32,14 +37,21 @@ class Habits:
 
 
 class Notebook:
-    """The habits of the server behind an endpoint."""
+    """The habits of the server behind an endpoint.
 
-    def __init__(self) -> None:
-        self._habits = Habits()
+    Args:
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._page = (Habits(), clock())
 
     def of(self, server: str) -> Habits:
-        """Return what is known; nothing, if ``server`` names another than it was learned from."""
-        habits = self._habits
-        if habits.server != server:
-            habits = self._habits = Habits(server)
+        """Return what is known; nothing, if it is of another ``Server`` header, or too old."""
+        habits, since = self._page
+        now = self._clock()
+        if habits.server != server or now - since > LIFETIME:
+            habits = Habits(server)
+            self._page = (habits, now)
         return habits
