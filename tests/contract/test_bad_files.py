@@ -7,7 +7,7 @@ import logging
 import os
 import posixpath
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from django.core.files.base import ContentFile
@@ -169,6 +169,27 @@ def test_a_full_disk(disk, local_server, caplog):
     if local_server.name not in FILLS:
         assert temporaries(local_server, storage) == []
         assert storage.save("small.bin", ContentFile(bytes(2**19))) == "small.bin"
+
+
+def test_small_files_on_a_full_disk(disk, local_server):
+    """WebDAV compares no small file with what the server holds of it: its answer must tell.
+
+    SFTP does compare, and has to: asyncssh's server says nothing of a part that did not fit.
+    """
+    storage = disk("size=64k")
+    storage.save("kept.txt", ContentFile(b"kept"))
+    storage.save("half.bin", ContentFile(bytes(52 * 2**10)))
+    folder = local_server.root / posixpath.basename(storage.location)
+    # Of the first a part fits.
+    for name, size in (("part.bin", 10 * 2**10), ("none.bin", 1)):
+        with pytest.raises(OSError, match=name) as caught:
+            storage.save(name, ContentFile(bytes(size)))
+        assert caught.value.errno in {FULL[local_server.name], errno.ENOSPC, errno.EIO}
+        assert not (folder / name).exists()
+        with (folder / "fill").open("wb", buffering=0) as fill, suppress(OSError):
+            while fill.write(bytes(4096)):
+                pass
+    assert (folder / "kept.txt").read_bytes() == b"kept"
 
 
 def test_a_file_is_not_lost_when_its_successor_does_not_fit(disk):
