@@ -1310,6 +1310,24 @@ def test_many_sessions_find_out_at_once(make, dav):
     assert habits(storage).move_spares is (dav.name in SPARES_ON_MOVE)
 
 
+def test_a_destination_that_is_no_longer_understood(make, scripted):
+    """A proxy's settings changed: one save fails, and the next tries them all again."""
+    dav = MemoryDAV()
+    understood = ["http"]
+
+    def understand(request: Request) -> Reply | None:
+        scheme = urlsplit(request.headers["destination"]).scheme
+        return None if scheme == understood[0] else Reply(502)
+
+    storage = make(scripted(instead(dav, MOVE=understand)))
+    storage.save("a.txt", ContentFile(b"a"))
+    understood[0] = "https"
+    with pytest.raises(OSError, match="502"):
+        storage.save("b.txt", ContentFile(b"b"))
+    assert storage.save("b.txt", ContentFile(b"b")) == "b.txt"
+    assert dav.files == {"/dav/a.txt": b"a", "/dav/b.txt": b"b"}
+
+
 # Reading
 
 
