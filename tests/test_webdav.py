@@ -1269,7 +1269,7 @@ def test_another_server_at_the_same_address(make, scripted):
         assert session._habits == Habits("Careless/1.0")
         with pytest.raises(OSError, match="not empty"):
             session.remove("dir")
-        session.write("new.txt", io.BytesIO(b"new"), 3, None)
+        session.write("new.txt", io.BytesIO(b"new"), 3, None, None)
         with pytest.raises(IsADirectoryError):
             session.replace("new.txt", "dir")
     assert second.files == {"/dav/dir/a.txt": b"a", "/dav/new.txt": b"new"}
