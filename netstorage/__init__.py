@@ -13,6 +13,7 @@ from .exceptions import (
     PoolClosed,
     PoolTimeout,
     ProtocolError,
+    SaveManyError,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "PoolTimeout",
     "ProtocolError",
     "SFTPStorage",
+    "SaveManyError",
     "WebDAVStorage",
     "__version__",
 ]

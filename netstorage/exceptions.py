@@ -13,8 +13,18 @@ its deadline is a TimeoutError. What is left stands here::
     ├── ProtocolError (OSError)             the server broke the protocol
     ├── PoolTimeout (TimeoutError)          every session stayed busy
     ├── PoolClosed                          the pool was closed
-    └── FileChanged (OSError)               the file changed under its reader or editor
+    ├── FileChanged (OSError)               the file changed under its reader or editor
+    └── SaveManyError                       some of many files could not be saved
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .bulk import Saved
 
 
 class NetStorageError(Exception):
@@ -68,3 +78,19 @@ class PoolClosed(NetStorageError):
 
 class FileChanged(NetStorageError, OSError):
     """The file on the server is no longer the one that reading or editing began with."""
+
+
+class SaveManyError(NetStorageError):
+    """Some of many files could not be saved. The message shows the first of them.
+
+    Attributes:
+        saved: How many were saved.
+        failed: How many were tried and not saved.
+        failures: The first twenty that failed, each with its ``error``.
+        unreachable: Whether the rest was not tried, because no session could be opened any more.
+    """
+
+    saved: int = 0
+    failed: int = 0
+    failures: Sequence[Saved] = ()
+    unreachable: bool = False

@@ -71,13 +71,17 @@ class Relay:
                 sock.shutdown(socket.SHUT_RDWR)
         self.release()
 
+    def stop_listening(self) -> None:
+        """Refuse new connections from now on."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
     def __enter__(self) -> Relay:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.stop_listening()
         self._threads[0].join()
         self.cut()
         for thread in self._threads[1:]:
