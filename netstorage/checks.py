@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.apps import AppConfig, apps
-from django.conf import settings
+from django.conf import STATICFILES_STORAGE_ALIAS, settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import default_storage, storages
@@ -38,6 +38,17 @@ def check_storages(
         messages += _check_storage(f"STORAGES[{where!r}]", storage, limits)
     for field, storage in _field_storages():
         messages += _check_storage(str(field), storage, limits)
+    static = settings.STORAGES.get(STATICFILES_STORAGE_ALIAS, {})
+    if _is_network_storage(static.get("BACKEND")) and not _has_fast_collectstatic():
+        messages.append(
+            Warning(
+                "collectstatic will ask the server several questions for each file, one after the "
+                "other.",
+                hint="Put 'netstorage.staticfiles' into INSTALLED_APPS, in front of "
+                "'django.contrib.staticfiles'.",
+                id="netstorage.W007",
+            )
+        )
     return messages
 
 
@@ -69,6 +80,12 @@ def _is_network_storage(backend: str | None) -> bool:
     except (ImportError, TypeError):
         # Django tells this better when the storage is used.
         return False
+
+
+def _has_fast_collectstatic() -> bool:
+    names = [config.name for config in apps.get_app_configs()]
+    theirs = "django.contrib.staticfiles"
+    return theirs not in names or "netstorage.staticfiles" in names[: names.index(theirs)]
 
 
 def _field_storages() -> Iterator[tuple[FileField, NetworkStorage]]:

@@ -1,0 +1,274 @@
+"""``collectstatic`` for storages on a server: make ready here, then send many files at once.
+
+Django's command asks the server several questions for each file, one after the other. This one
+collects and post-processes in a local folder, exactly as Django does with a local STATIC_ROOT,
+lists what the server has, and sends what it lacks through ``save_many()``. The manifest follows
+when all files are there, so a site that reads it finds what it names. For other storages the
+command is Django's.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import posixpath
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.conf import STATICFILES_STORAGE_ALIAS, settings
+from django.contrib.staticfiles.management.commands import collectstatic
+from django.core.files.base import ContentFile, File
+from django.core.files.storage import FileSystemStorage, Storage, storages
+from django.core.management.base import CommandError
+from django.utils.functional import LazyObject
+
+from netstorage.bulk import Content, default_threads, run_many, save_many
+from netstorage.exceptions import NetStorageError
+from netstorage.storage import NetworkStorage
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Source = tuple[Storage, str]
+"""Where a finder found a file: its storage, and the name there."""
+
+
+class _Stage:
+    """Mixed into a storage's class: its files lie in a local folder instead of on the server."""
+
+    local: FileSystemStorage
+    server: Any
+    processed: set[str]
+
+    def _open(self, name: str, mode: str = "rb") -> File[Any]:
+        return self.local.open(name, mode)
+
+    def _save(self, name: str, content: File[Any]) -> str:
+        saved: str = self.local.save(name, content)
+        self.processed.add(saved)
+        return saved
+
+    def exists(self, name: str) -> bool:
+        return self.local.exists(name)
+
+    def delete(self, name: str) -> None:
+        self.local.delete(name)
+        self.processed.discard(name)
+
+    def hashed_name(self, name: str, content: Any = None, filename: str | None = None) -> str:
+        try:
+            hashed: str = super().hashed_name(name, content, filename)  # type: ignore[misc]
+        except ValueError:
+            if content is not None:
+                raise
+            # Some file refers to one that was not collected now, but may have been before.
+            hashed = self.server.hashed_name(name, content, filename)
+        return hashed
+
+
+class Command(collectstatic.Command):
+    """Collects static files on a server, many at a time."""
+
+    if TYPE_CHECKING:  # missing in the stubs
+        skipped_files: list[str]
+        deleted_files: list[str]
+
+    def set_options(self, **options: Any) -> None:
+        """Begin with nothing found."""
+        super().set_options(**options)
+        self._found: dict[str, Source] = {}
+
+    def collect(self) -> dict[str, list[str]]:
+        """Collect; split off from handle() by Django."""
+        server = self.storage
+        if isinstance(server, LazyObject):
+            server = storages[STATICFILES_STORAGE_ALIAS]
+        if not isinstance(server, NetworkStorage):
+            return super().collect()
+        with tempfile.TemporaryDirectory(
+            prefix="netstorage-", dir=settings.FILE_UPLOAD_TEMP_DIR
+        ) as folder:
+            original, self.storage = self.storage, _stage(server, Path(folder))
+            try:
+                super().collect()
+                self._publish(server, self.storage)
+            except (NetStorageError, OSError) as error:
+                raise CommandError(str(error)) from error
+            finally:
+                self.storage = original
+        return {
+            "modified": self.copied_files,
+            "unmodified": self.unmodified_files,
+            "post_processed": self.post_processed_files,
+            "skipped": self.skipped_files,
+            "deleted": self.deleted_files,
+        }
+
+    def clear_dir(self, path: str) -> None:
+        """Put ``--clear`` off: what is not collected goes at the end, so that nothing is missed."""
+        if not isinstance(self.storage, _Stage):
+            super().clear_dir(path)
+
+    def copy_file(self, path: str, prefixed_path: str, source_storage: Storage) -> None:
+        """Note a file that was found, and have it at hand for post-processing."""
+        if not isinstance(self.storage, _Stage):
+            super().copy_file(path, prefixed_path, source_storage)
+            return
+        self._found[prefixed_path.replace(os.sep, "/")] = source_storage, path
+        if self.post_process and not self.dry_run and hasattr(self.storage, "post_process"):
+            with source_storage.open(path) as file:
+                self.storage.local.save(prefixed_path, file)
+
+    # From here on: the server
+
+    def _publish(self, server: Any, stage: Any) -> None:
+        """Make the server have what was collected."""
+        threads = default_threads(server)
+        names = self._found.keys() | stage.processed
+        there = _listing(server, None if self.clear else names, threads)
+        files = dict(self._missing(server, stage, there, threads))
+        if self.dry_run:
+            for name in files:
+                self.log(f"Pretending to copy '{name}'", level=1)
+            self.copied_files += files
+        else:
+            self._send(server, files)
+            names = names | self._send_manifest(server, stage)
+        if self.clear:
+            self._delete(server, there - names, threads)
+
+    def _missing(
+        self, server: Any, stage: Any, there: set[str], threads: int
+    ) -> Iterator[tuple[str, Content]]:
+        """Find the files that the server does not have as they are here.
+
+        A name that holds the hash of its content stands for this content. Other files are compared
+        by their times, as Django does.
+        """
+        kept = set() if self.clear else there
+        for name in stage.processed:
+            if name not in kept or not _is_hashed(stage, name):
+                yield name, stage.local.path(name)
+        plain = {
+            name: source for name, source in self._found.items() if name not in stage.processed
+        }
+        compared = [(name, *source) for name, source in plain.items() if name in kept]
+        current = {
+            name
+            for (name, *_), is_current in _all(partial(_is_current, server), compared, threads)
+            if is_current
+        }
+        for name, (storage, path) in plain.items():
+            if name in current:
+                self.log(f"Skipping '{name}' (not modified)")
+                self.unmodified_files.append(name)
+            else:
+                yield name, partial(storage.open, path)
+
+    def _send(self, server: Any, files: dict[str, Content]) -> None:
+        for saved in save_many(_replacing(server), files.items()):
+            if saved.error is not None:
+                continue  # told together at the end
+            if saved.name != saved.asked:
+                raise CommandError(f"'{saved.asked}' was saved under another name: '{saved.name}'")
+            self.log(f"Copied '{saved.name}'", level=2)
+            if saved.name in self._found:
+                self.copied_files.append(saved.name)
+
+    def _send_manifest(self, server: Any, stage: Any) -> set[str]:
+        """Publish the manifest, if one was made; return its name if it lies on ``server``."""
+        name = getattr(stage, "manifest_name", None)
+        if name is None or not stage.manifest_storage.exists(name):
+            return set()
+        with stage.manifest_storage.open(name) as file:
+            content = ContentFile(file.read())
+        target = server.manifest_storage
+        if isinstance(target, NetworkStorage):
+            _replacing(target).save(name, content)
+        else:
+            if target.exists(name):
+                target.delete(name)
+            target.save(name, content)
+        server.hashed_files, server.manifest_hash = stage.hashed_files, stage.manifest_hash
+        return {name} if target is server else set()
+
+    def _delete(self, server: Any, names: set[str], threads: int) -> None:
+        """Do what ``--clear`` promises, but first of all remove a manifest of what goes."""
+        manifest = names & {getattr(server, "manifest_name", None)}
+        for batch in (manifest, names - manifest):
+            if self.dry_run:
+                for name in batch:
+                    self.log(f"Pretending to delete '{name}'", level=2)
+                    self.deleted_files.append(name)
+                continue
+            for name, _ in _all(server.delete, batch, threads):
+                self.log(f"Deleted '{name}'", level=2)
+                self.deleted_files.append(name)
+
+
+def _stage(server: NetworkStorage, folder: Path) -> Any:
+    """Return the like of ``server`` whose files, and manifest, lie in a local folder."""
+    stage: Any = copy.copy(server)
+    stage.__class__ = type(type(server).__name__, (_Stage, type(server)), {})
+    stage.local = FileSystemStorage(folder / "files", allow_overwrite=True)
+    stage.server = server
+    stage.processed = set()
+    if hasattr(stage, "manifest_storage"):
+        stage.manifest_storage = FileSystemStorage(folder / "manifest")
+    return stage
+
+
+def _replacing(server: NetworkStorage) -> NetworkStorage:
+    """Return the like of ``server`` that replaces files, each in one step."""
+    replacing = copy.copy(server)
+    replacing._given = {**server._given, "allow_overwrite": True}
+    return replacing
+
+
+def _listing(server: Storage, names: Iterable[str] | None, threads: int) -> set[str]:
+    """Return the files that lie in the folders of ``names``; None: in all folders."""
+    folders: set[str] = set()
+    for name in names or ():
+        while name := posixpath.dirname(name):
+            folders.add(name)
+    there: set[str] = set()
+    level = [""]
+    while level:
+        below = []
+        for folder, (directories, files) in _all(partial(_listdir, server), level, threads):
+            there.update(posixpath.join(folder, name) for name in files)
+            below += [posixpath.join(folder, name) for name in directories]
+        level = below if names is None else [folder for folder in below if folder in folders]
+    return there
+
+
+def _listdir(server: Storage, folder: str) -> tuple[list[str], list[str]]:
+    try:
+        return server.listdir(folder)
+    except FileNotFoundError:
+        # The root, before the first time.
+        return [], []
+
+
+def _is_current(server: Storage, file: tuple[str, Storage, str]) -> bool:
+    name, storage, path = file
+    try:
+        theirs, ours = server.get_modified_time(name), storage.get_modified_time(path)
+    except (FileNotFoundError, NotImplementedError):
+        return False
+    return theirs.replace(microsecond=0) >= ours.replace(microsecond=0)
+
+
+def _is_hashed(stage: Any, name: str) -> bool:
+    with stage.local.open(name) as file:
+        digest = stage.file_hash(name, file)
+    return bool(digest) and digest in posixpath.basename(name)
+
+
+def _all(work: Callable[[T], R], items: Collection[T], threads: int) -> Iterator[tuple[T, R]]:
+    """Call ``work`` for all items at once; the first failure ends it."""
+    for item, future in run_many(work, items, threads=threads):
+        yield item, future.result()
