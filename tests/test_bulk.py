@@ -18,10 +18,8 @@ from django.core.files.storage import FileSystemStorage
 from netstorage import ConnectError, PoolTimeout, SaveManyError
 from netstorage.bulk import LARGE, LISTED, default_threads, run_many, save_many
 from tests.contract.helpers import (
-    LOCKING,
     private_storage,
     read,
-    remove_temporaries,
     temporaries,
 )
 from tests.contract.relay import PATIENCE, Relay
@@ -270,6 +268,9 @@ def saver(server, tmp_path):
             process.kill()
 
 
+@pytest.mark.parametrize(
+    "server", ["embedded-sftp", "sshd", "embedded-webdav", "apache"], indirect=True
+)
 def test_ctrl_c(saver, server):
     """Nothing new starts, what is under way ends, and nothing unfinished stays."""
     process, storage = saver
@@ -277,8 +278,6 @@ def test_ctrl_c(saver, server):
     _, errors = process.communicate(timeout=PATIENCE * 2)
     assert process.returncode in {-signal.SIGINT, 130}, errors
     assert "KeyboardInterrupt" in errors
-    if server.name in LOCKING:
-        remove_temporaries(server, storage)
     assert temporaries(server, storage) == []
     names = storage.listdir("")[1]
     assert len(names) >= 20

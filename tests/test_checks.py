@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.checks import Error, Warning, run_checks
 from django.core.files.storage import Storage, storages
 from django.core.management import call_command
@@ -281,6 +282,24 @@ def test_all_that_is_wrong_is_told_at_once():
     assert ids(messages) == [f"netstorage.{n}" for n in ("E001", "E002", "E003", "W004")]
 
 
+@pytest.mark.parametrize(
+    ("order", "warned"),
+    [
+        (["netstorage.staticfiles", "django.contrib.staticfiles"], False),
+        (["django.contrib.staticfiles", "netstorage.staticfiles"], True),
+        (["django.contrib.staticfiles"], True),
+        ([], False),
+    ],
+)
+def test_w007_django_s_own_collectstatic(order, warned):
+    names = [*settings.INSTALLED_APPS, *order]
+    with override_settings(INSTALLED_APPS=names, STORAGES={"staticfiles": sftp()}):
+        assert ids(check_storages(None)) == (["netstorage.W007"] if warned else [])
+    local = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    with override_settings(INSTALLED_APPS=names, STORAGES={"staticfiles": local}):
+        assert ids(check_storages(None)) == []
+
+
 def test_ids_are_unique_and_all_are_tested():
     """In the module each id stands once; and each has a test here that is named after it."""
     source = Path(netstorage.checks.__file__).read_text()
@@ -292,6 +311,7 @@ def test_ids_are_unique_and_all_are_tested():
         "W004",
         "W005",
         "E006",
+        "W007",
     ]
     for number in used:
         assert any(name.startswith(f"test_{number.lower()}_") for name in globals())
@@ -299,11 +319,13 @@ def test_ids_are_unique_and_all_are_tested():
 
 def test_manage_py_check_runs_them():
     output = io.StringIO()
-    with override_settings(STORAGES={"default": sftp()}):
+    # Django's own check wants one, once any test has installed its app.
+    static = {"staticfiles": {"BACKEND": "django.core.files.storage.InMemoryStorage"}}
+    with override_settings(STORAGES={"default": sftp(), **static}):
         call_command("check", stdout=output)
         assert "no issues" in output.getvalue()
     broken = {"default": sftp(locatoin="x"), "dav": webdav(url="http://x.invalid/", token="x")}
-    with override_settings(STORAGES=broken):
+    with override_settings(STORAGES=broken | static):
         assert ids(run_checks()) == ["netstorage.E001", "netstorage.W004"]
         with pytest.raises(SystemCheckError, match=r"netstorage\.E001"):
             call_command("check", stdout=output, stderr=output)

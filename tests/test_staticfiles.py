@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from django.contrib.staticfiles.management.commands import collectstatic as djangos
 from django.contrib.staticfiles.storage import staticfiles_storage
-from django.core.checks import run_checks
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage
 from django.core.management import CommandError, call_command
@@ -303,7 +302,9 @@ def test_other_storages_are_served_by_djangos_command(site, tmp_path):
 
 class TestTheStorage:
     def test_making_it_asks_nothing_of_the_server(self):
-        storage = ManifestSFTPStorage(host="127.0.0.1", port=free_port(), host_key="SHA256:" + "x" * 43)
+        storage = ManifestSFTPStorage(
+            host="127.0.0.1", port=free_port(), host_key="SHA256:" + "x" * 43
+        )
         with override_settings(STATIC_URL="/s/"):
             assert storage.base_url == "/s/"
             with override_settings(DEBUG=True):
@@ -326,22 +327,6 @@ class TestTheStorage:
     def test_without_a_manifest(self, sftp_site):
         assert staticfiles_storage.hashed_files == {}
         assert staticfiles_storage.manifest_hash == ""
-
-
-@pytest.mark.parametrize(
-    ("order", "warned"),
-    [
-        (["netstorage.staticfiles", "django.contrib.staticfiles"], False),
-        (["django.contrib.staticfiles", "netstorage.staticfiles"], True),
-        (["django.contrib.staticfiles"], True),
-        ([], False),
-    ],
-)
-def test_the_check_of_the_order(site, any_sftp, order, warned):
-    with site.settings(options_of(any_sftp), INSTALLED_APPS=[*APPS, *order]):
-        assert ("netstorage.W007" in {each.id for each in run_checks()}) is warned
-    with site.settings({"BACKEND": DJANGOS}, INSTALLED_APPS=[*APPS, *order]):
-        assert "netstorage.W007" not in {each.id for each in run_checks()}
 
 
 def stands(storage):
@@ -419,6 +404,7 @@ def manage(site, backend):
             process.kill()
 
 
+@pytest.mark.parametrize("server", ["sshd", "embedded-webdav"], indirect=True)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
 def test_ended_in_the_middle(site, server, how):
     """The site goes on with what its manifest names; the next run brings the rest."""
