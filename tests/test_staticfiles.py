@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_saved(deployed, server):
 def test_a_failure_of_post_processing_sends_nothing(deployed):
     before = tree()
     deployed.write(**{"css/new.css": "a { background: url(nowhere.png) }"})
-    with pytest.raises(CommandError, match=r"nowhere\.png"):
+    with pytest.raises((CommandError, ValueError), match=r"nowhere\.png"):  # before 6.0
         deployed.collect()
     assert tree() == before
 

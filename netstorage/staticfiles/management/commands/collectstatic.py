@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from django.conf import STATICFILES_STORAGE_ALIAS, settings
 from django.contrib.staticfiles.management.commands import collectstatic
@@ -72,14 +72,11 @@ class _Stage:
 class Command(collectstatic.Command):
     """Collects static files on a server, many at a time."""
 
-    if TYPE_CHECKING:  # missing in the stubs
-        skipped_files: list[str]
-        deleted_files: list[str]
-
     def set_options(self, **options: Any) -> None:
         """Begin with nothing found."""
         super().set_options(**options)
         self._found: dict[str, Source] = {}
+        self._deleted: list[str] = []
 
     def collect(self) -> dict[str, list[str]]:
         """Collect; split off from handle() by Django."""
@@ -93,19 +90,15 @@ class Command(collectstatic.Command):
         ) as folder:
             original, self.storage = self.storage, _stage(server, Path(folder))
             try:
-                super().collect()
+                collected = super().collect()
                 self._publish(server, self.storage)
             except (NetStorageError, OSError) as error:
                 raise CommandError(str(error)) from error
             finally:
                 self.storage = original
-        return {
-            "modified": self.copied_files,
-            "unmodified": self.unmodified_files,
-            "post_processed": self.post_processed_files,
-            "skipped": self.skipped_files,
-            "deleted": self.deleted_files,
-        }
+        collected["modified"] = self.copied_files
+        collected["deleted"] = self._deleted
+        return collected
 
     def clear_dir(self, path: str) -> None:
         """Put ``--clear`` off: what is not collected goes at the end, so that nothing is missed."""
@@ -202,11 +195,11 @@ class Command(collectstatic.Command):
             if self.dry_run:
                 for name in batch:
                     self.log(f"Pretending to delete '{name}'", level=2)
-                    self.deleted_files.append(name)
+                    self._deleted.append(name)
                 continue
             for name, _ in _all(server.delete, batch, threads):
                 self.log(f"Deleted '{name}'", level=2)
-                self.deleted_files.append(name)
+                self._deleted.append(name)
 
 
 def _stage(server: NetworkStorage, folder: Path) -> Any:
