@@ -20,6 +20,7 @@ from django.core.files.storage import Storage
 
 from .exceptions import ConnectError, PoolClosed, SaveManyError
 from .files import _local_file
+from .session import SMALL
 from .storage import NetworkStorage
 
 T = TypeVar("T")
@@ -33,8 +34,6 @@ MAX_THREADS = 32
 core of CPython busy; more threads would only wait for each other."""
 ELSEWHERE = 8
 """Threads for a storage that is not ours and does not say what it can carry."""
-LARGE = 255 * 2**10
-"""Bytes above which a file takes a session for itself."""
 LISTED = 20
 """Failures that an error holds and shows; there may be a million."""
 
@@ -205,7 +204,7 @@ class _Job:
             self._content = opened if isinstance(opened, File) else File(opened, self.name)
             # What is not here yet has no length that could be known for nothing.
             local = _local_file(self._content)
-            self.is_large = local is None or local.seek(0, os.SEEK_END) > LARGE
+            self.is_large = local is None or local.seek(0, os.SEEK_END) > SMALL
             if local is not None:
                 local.seek(0)
         except Exception as error:  # noqa: BLE001 - whatever the caller's function raises

@@ -16,7 +16,8 @@ from django.core.files.base import ContentFile, File
 from django.core.files.storage import FileSystemStorage
 
 from netstorage import ConnectError, PoolTimeout, SaveManyError
-from netstorage.bulk import LARGE, LISTED, default_threads, run_many, save_many
+from netstorage.bulk import LISTED, default_threads, run_many, save_many
+from netstorage.session import SMALL
 from tests.contract.helpers import (
     private_storage,
     read,
@@ -158,7 +159,7 @@ def test_large_files_do_not_crowd_out_the_rest(server, tmp_path):
         server, location=fresh_location(server), pool={"max_size": 2, "timeout": 10}
     )
     large = tmp_path / "large"
-    large.write_bytes(os.urandom(LARGE + 1))
+    large.write_bytes(os.urandom(SMALL + 1))
     at_once = threading.Semaphore(2)
 
     class Watched(type(storage)):
