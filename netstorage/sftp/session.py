@@ -9,6 +9,7 @@ import stat as modes
 import struct
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..session import Entry, Session, Sink, Stat
@@ -25,6 +26,8 @@ logger = logging.getLogger("netstorage.sftp")
 
 PING_TIMEOUT = 3.0
 """Seconds that an idle session has for a sign of life."""
+DIRECTORY_TRIES = 5
+"""How often missing directories are made: others may be making or removing them meanwhile."""
 # Servers whose RENAME and MKDIR refuse an existing name, as section 6.5 of the draft wants it.
 # Go's server overwrites; of unknown ones nothing is assumed.
 STRICT_SERVERS = ("OpenSSH", "mod_sftp", "AsyncSSH")
@@ -195,15 +198,16 @@ class SFTPSession(Session):
         directory_failures = {x: wire.failure_of(request) for x, request in chmods.items()}
         failure = wire.first_failure((*writes, sync), failure)
         mode_failure = wire.failure_of(chmod)
-        attributes = Attributes()
-        try:
+        attributes: Attributes | None = None
+        with suppress(StatusError):
             attributes = wire.attributes(fstat)
-        except StatusError as error:
-            failure = failure or error
         # What a server could not write any more it may tell at the end only.
         failure = wire.first_failure((close,), failure)
         if failure is not None:
             raise self._verdicts.write_error(failure, path)
+        if attributes is None or attributes.size not in {size, None}:
+            # Go's server may answer FSTAT before it has done the WRITEs that came first.
+            attributes = self._verdicts.attributes(path, follow=False)
         if attributes.size not in {size, None}:
             raise OSError(
                 errno.EIO,
@@ -233,6 +237,9 @@ class SFTPSession(Session):
     ) -> tuple[bytes, list[str]]:
         """Make the missing directories and the file in one flight: servers keep the order.
 
+        Once more, if the file's directory is still missing: when several clients make one at the
+        same time, rclone may lose sight of it for a moment.
+
         Returns:
             The file's handle, and the directories that were made.
         """
@@ -240,25 +247,23 @@ class SFTPSession(Session):
         levels = [posixpath.dirname(path)]
         while (parent := posixpath.dirname(levels[0])) not in {"", "/", levels[0]}:
             levels.insert(0, parent)
-        # A lax server may say OK to a directory that was there.
-        missing = [x for x in levels if self._strict or self._verdicts.look(x) is None]
         attributes = encode_mode(directory_mode)
-        requests = {x: wire.request(frames.MKDIR, encode_path(x) + attributes) for x in missing}
-        create = self._request_create(path, mode)
-        failures = {x: wire.failure_of(request) for x, request in requests.items()}
-        made = [x for x, failure in failures.items() if failure is None]
-        try:
-            return wire.handle(create), made
-        except StatusError as error:
-            self._require_directories(levels, failures)
-            refusal = self._verdicts.open_error(path, error, creating=True)
-            if not isinstance(refusal, FileNotFoundError):
-                raise refusal from error
-        try:
-            # A server that takes what is in flight in another order has the directories now.
-            return wire.handle(self._request_create(path, mode)), made
-        except StatusError as error:
-            raise self._verdicts.open_error(path, error, creating=True) from error
+        made: list[str] = []
+        for _ in range(DIRECTORY_TRIES):
+            # A lax server may say OK to a directory that was there.
+            missing = [x for x in levels if self._strict or self._verdicts.look(x) is None]
+            requests = {x: wire.request(frames.MKDIR, encode_path(x) + attributes) for x in missing}
+            create = self._request_create(path, mode)
+            failures = {x: wire.failure_of(request) for x, request in requests.items()}
+            made += [x for x, failure in failures.items() if failure is None]
+            try:
+                return wire.handle(create), made
+            except StatusError as error:
+                self._require_directories(levels, failures)
+                refusal = self._verdicts.open_error(path, error, creating=True)
+                if not isinstance(refusal, FileNotFoundError):
+                    raise refusal from error
+        raise refusal
 
     def _require_directories(
         self, levels: list[str], failures: dict[str, StatusError | None]
