@@ -1,0 +1,111 @@
+"""Real servers whose files lie in memory, and the long lines to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from tests.servers.apache import Apache
+from tests.servers.base import Server
+from tests.servers.nginx import Nginx
+from tests.servers.sshd import Sshd
+
+from .proxy import Proxy
+
+MEMORY = Path("/dev/shm")
+Options = dict[str, Any]
+
+
+@dataclass
+class Target:
+    """A running server: how clients reach it, and the folder where its files lie.
+
+    Attributes:
+        options: What the storage class takes; the peers translate them.
+        direct: The same without the line between.
+        root: The folder behind the storage's root.
+        proxy: The line between, if there is a delay or a count.
+    """
+
+    options: Options
+    direct: Options
+    root: Path
+    proxy: Proxy | None = None
+
+    def put(self, name: str, data: bytes) -> None:
+        """Put a file there behind the server's back."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        # Apache's worker is another user.
+        path.parent.chmod(0o777)
+        path.chmod(0o666)
+
+    def clear(self, *names: str) -> None:
+        """Remove files or folders behind the server's back."""
+        for name in names:
+            path = self.root / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def in_memory() -> str:
+    """A folder on tmpfs where there is one, so that no disk is measured."""
+    return str(MEMORY) if os.access(MEMORY, os.W_OK) else tempfile.gettempdir()
+
+
+@contextmanager
+def sshd(*, rtt: float = 0, counted: bool = False) -> Iterator[Target]:
+    """OpenSSH's server with its own defaults, but for the bursts of connections that it drops."""
+    with _on_line(Sshd(extra=["MaxStartups 100"]), rtt, counted) as target:
+        yield target
+
+
+@contextmanager
+def apache(*, rtt: float = 0, counted: bool = False) -> Iterator[Target]:
+    """Apache httpd with mod_dav, asking for a password."""
+    with _on_line(Apache(), rtt, counted) as target:
+        yield target
+
+
+@contextmanager
+def nginx(*, rtt: float = 0, counted: bool = False) -> Iterator[Target]:
+    """nginx with dav_ext, asking for a password."""
+    with _on_line(Nginx(), rtt, counted) as target:
+        yield target
+
+
+@contextmanager
+def _on_line(server: Server, rtt: float, counted: bool) -> Iterator[Target]:
+    tempfile.tempdir = in_memory()
+    with server:
+        assert server.root is not None
+        if not (rtt or counted):
+            yield Target(server.options, server.options, server.root)
+            return
+        with Proxy(server.host, server.port, rtt / 2) as proxy:
+            options = _through(server.options, proxy.port)
+            yield Target(options, server.options, server.root, proxy)
+
+
+def _through(options: Mapping[str, Any], port: int) -> Options:
+    if "url" not in options:
+        return {**options, "port": port}
+    url = urlsplit(options["url"])
+    return {**options, "url": urlunsplit(url._replace(netloc=f"{url.hostname}:{port}"))}
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A local folder in memory, for the clients' side."""
+    with tempfile.TemporaryDirectory(prefix="netstorage-bench-", dir=in_memory()) as folder:
+        yield Path(folder)

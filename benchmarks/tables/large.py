@@ -1,0 +1,28 @@
+"""One large file over SFTP on loopback, beside libraries and programs."""
+
+from __future__ import annotations
+
+from .. import peers, servers, tools
+from ..measure import interleaved
+from ..report import Table
+from . import Run, transfers
+
+BASE = tools.OpenSSH.label
+
+
+def tables(run: Run) -> list[Table]:
+    with servers.sshd() as target, servers.scratch() as scratch:
+        transfers.prepare(target, scratch, [run.size])
+        cases = transfers.cases([*peers.SFTP, *tools.TOOLS], target, scratch, run.size)
+        lines = interleaved(cases, run.rounds)
+    return [
+        Table(
+            f"large-{way}",
+            f"{word} of {run.size} MiB over SFTP",
+            transfers.TEXT,
+            transfers.columns(way, BASE),
+            transfers.with_rclones_best(lines, f"{way}_wall", more_is_better=False),
+            [f"× {BASE}"],
+        )
+        for way, word in (("down", "Download"), ("up", "Upload"))
+    ]
