@@ -9,13 +9,29 @@ from pathlib import Path
 
 from .measure import progress
 from .report import RESULTS, Report, Table
-from .tables import Run, large, latency, roundtrips, webdav
+from .tables import (
+    Run,
+    collectstatic,
+    large,
+    latency,
+    lazy,
+    many,
+    memory,
+    overhead,
+    roundtrips,
+    webdav,
+)
 
 TABLES: dict[str, Callable[[Run], list[Table]]] = {
     "roundtrips": roundtrips.tables,
     "large": large.tables,
     "latency": latency.tables,
     "webdav": webdav.tables,
+    "memory": memory.tables,
+    "lazy": lazy.tables,
+    "many": many.tables,
+    "overhead": overhead.tables,
+    "collectstatic": collectstatic.tables,
 }
 
 

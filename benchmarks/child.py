@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,19 +45,22 @@ def run(function: Callable[..., Sample], /, **arguments: Any) -> dict[str, float
     # The measured program, not the checks of a developer's Python.
     environment.pop("PYTHONDEVMODE", None)
     started = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment
-    ) as process:
-        # One line at most goes to the one, and little to the other: neither pipe fills.
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, cwd=ROOT, env=environment
+        ) as process,
+    ):
         assert process.stdout is not None
-        assert process.stderr is not None
         out = process.stdout.read()
-        said = process.stderr.read().decode(errors="replace").strip()
+        # Its own usage, which no neighbour's adds to.
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - started
+        wall = time.perf_counter() - started
+        said.seek(0)
+        errors = said.read().decode(errors="replace").strip()
     if process.returncode:
-        raise Failed(f"{' '.join(command)}\n{said}")
+        raise Failed(f"{' '.join(command)}\n{errors}")
     sample = json.loads(out)
     if "absent" in sample:
         raise Absent(sample["absent"])

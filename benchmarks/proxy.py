@@ -91,6 +91,7 @@ class _Way:
         return len(data)
 
     def write(self, now: float) -> None:
+        """Send what is due, as far as the other side takes it."""
         self.blocked = False
         while self.chunks and self.chunks[0][0] <= now:
             due, data = self.chunks[0]
@@ -148,7 +149,11 @@ def main() -> None:
                 counts[way.name] += way.read(delay)
         now = time.monotonic()
         for way in ways:
-            if way.chunks and way.chunks[0][0] <= now and (not way.blocked or way.target in writable):
+            if (
+                way.chunks
+                and way.chunks[0][0] <= now
+                and (not way.blocked or way.target in writable)
+            ):
                 way.write(now)
         if any(way.over for way in ways):
             # The sockets of a pair of ways close when neither is in use any more.

@@ -104,7 +104,9 @@ class Table:
                 cells = (shown(self.cell(column, line), column.unit) for column in self.columns)
                 rows.append([line.label, *cells])
         rows.insert(1, ["---", *["--:"] * len(self.columns)])
-        table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
+        table = "\n".join(
+            f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows
+        )
         return f"### {self.title}\n\n{self.text}\n\n{table}\n"
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,6 @@ class Run:
     size: int = 256
     quick: bool = False
 
-    def pick(self, full: int, quick: int) -> int:
-        """A number of things to do: all of them, or a few for a quick look."""
+    def pick(self, full: T, quick: T) -> T:
+        """What to do: all of it, or a little for a quick look."""
         return quick if self.quick else full

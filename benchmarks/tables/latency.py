@@ -8,7 +8,8 @@ from ..report import Column, Table
 from . import Run, transfers
 
 BEST = transfers.RCLONE_BEST
-TEXT = """Over a line with {rtt} ms of round trip and no other limit, in MiB a second. {size} MiB are \
+TEXT = """\
+Over a line with {rtt} ms of round trip and no other limit, in MiB a second. {size} MiB are \
 copied; {slow} copy {small} MiB, since they wait for an answer most of the time."""
 SLOW = [peers.DjangoStorages.label, tools.Curl.label]
 
@@ -22,7 +23,7 @@ def tables(run: Run) -> list[Table]:
             cases = transfers.cases(
                 [*peers.SFTP, *tools.TOOLS], target, scratch, run.size, small=small, slow=SLOW
             )
-            lines = interleaved(cases, run.rounds)
+            lines = transfers.finish(interleaved(cases, run.rounds), run.size)
         text = TEXT.format(rtt=rtt, size=run.size, slow=" and ".join(SLOW), small=small)
         found += [
             Table(
@@ -38,7 +39,7 @@ def tables(run: Run) -> list[Table]:
                     Column(f"{way}_rate", "MiB/s", "MiB/s"),
                     Column(f"{way}_cpu", "CPU s"),
                 ],
-                transfers.with_rclones_best(lines, f"{way}_rate", more_is_better=True),
+                lines,
                 ["MiB/s"],
             )
             for way, word in (("down", "Download"), ("up", "Upload"))

@@ -25,11 +25,12 @@ HEADINGS = {
     "listdir": "listdir",
     "connect": "connect",
 }
-TEXT = """Round trips: seconds over a line with {rtt} ms of delay, divided by the delay. Connections \
+TEXT = """\
+Round trips: seconds over a line with {rtt} ms of delay, divided by the delay. Connections \
 stand before, but for *connect*: from nothing to the first answer, without TCP's own handshake. \
 *listdir* lists {entries} names. netstorage's and django-storages' saves begin with Django's look \
-for a free name; netstorage's write under a temporary name, compare the size and rename, the others \
-write in place."""
+for a free name; netstorage's write under a temporary name, compare the size and rename, the \
+others write in place."""
 
 
 def tables(run: Run) -> list[Table]:

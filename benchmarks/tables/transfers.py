@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import child, peers, tools
-from ..measure import Case, Measured, Stopwatch, median
+from ..measure import Case, Measured, median
 from ..report import Column
 from ..servers import Target
 
@@ -17,9 +17,10 @@ EMPTY = "empty"
 OURS = "netstorage"
 RCLONE_BEST = "rclone's best"
 
-TEXT = """*Transfer* is the copying alone: for libraries the time after imports and login, for programs \
-the time of the whole process less that of the same command with an empty file. *Process* is all of \
-it, Python's start and imports included. CPU is the client's, with all its child processes, in \
+TEXT = """\
+*Transfer* is the copying alone: for libraries the time after imports and login, for programs \
+the time of the whole process less that of the same command with an empty file. *Process* is all \
+of it, Python's start and imports included. CPU is the client's, with all its child processes, in \
 seconds."""
 
 
@@ -64,26 +65,24 @@ def _both(label: str, target: Target, scratch: Path, size: int) -> dict[str, flo
     if label in tools.TOOLS:
         copy = partial(child.run, tools.copy, **arguments)
         start = copy(verb="get", name=EMPTY, path=down)
-        got = dict(copy(verb="get", name=f"down-{size}", path=down))
-        _check(Path(down), size)
-        put = dict(copy(verb="put", name="up", path=up))
+        got = copy(verb="get", name=f"down-{size}", path=down)
+        got |= {"start_wall": start["wall"], "start_cpu": start["cpu"]}
+        start = copy(verb="put", name=EMPTY, path=str(scratch / EMPTY))
+        put = copy(verb="put", name="up", path=up)
+        put |= {"start_wall": start["wall"], "start_cpu": start["cpu"]}
         for sample in (got, put):
+            # The child around it is ours.
             sample |= {"process": sample["wall"], "process_cpu": sample["cpu"]}
-            # An empty file may take as long as a small one, in a quick look.
-            sample["wall"] = max(sample["wall"] - start["wall"], 0.001)
-            sample["cpu"] = max(sample["cpu"] - start["cpu"], 0.001)
     else:
-        got = child.run(download, **arguments, name=f"down-{size}", path=down)
-        _check(Path(down), size)
-        put = child.run(upload, **arguments, name="up", path=up)
+        got = child.run(peers.download, **arguments, name=f"down-{size}", path=down)
+        put = child.run(peers.upload, **arguments, name="up", path=up)
+    _check(Path(down), size)
     _check(target.root / "up", size)
     target.clear("up")
     Path(down).unlink()
     sample = {f"down_{key}": value for key, value in got.items()}
     sample |= {f"up_{key}": value for key, value in put.items()}
-    for way in ("down", "up"):
-        sample[f"{way}_rate"] = size / sample[f"{way}_wall"]
-    return sample
+    return {**sample, "size": size}
 
 
 def _check(path: Path, size: int) -> None:
@@ -92,32 +91,28 @@ def _check(path: Path, size: int) -> None:
         raise child.Failed(f"{path.name} has {there} bytes in place of {size} MiB")
 
 
-def download(label: str, options: dict[str, Any], name: str, path: str) -> dict[str, float]:
-    """Time one download, in a child process."""
-    peer = peers.make(label, options)
-    peer.connect()
-    with Stopwatch() as watch:
-        peer.download_file(name, path)
-    return {"wall": watch.wall, "cpu": watch.cpu}
-
-
-def upload(label: str, options: dict[str, Any], name: str, path: str) -> dict[str, float]:
-    """Time one upload, in a child process."""
-    peer = peers.make(label, options)
-    peer.connect()
-    with Stopwatch() as watch:
-        peer.upload_file(path, name)
-    return {"wall": watch.wall, "cpu": watch.cpu}
-
-
-def with_rclones_best(lines: list[Measured], key: str, *, more_is_better: bool) -> list[Measured]:
-    """Add a line for the best of rclone's settings, which is what we compare with."""
-    found = [line for line in lines if line.label in tools.RCLONES and key in line.values]
-    if not found:
-        return lines
-    choose = max if more_is_better else min
-    best = choose(found, key=lambda line: median(line.values[key]))
-    return [*lines, Measured(RCLONE_BEST, best.values)]
+def finish(lines: list[Measured], size: int) -> list[Measured]:
+    """Take the programs' start off their time; add MiB/s, and the best of rclone's settings."""
+    for line in lines:
+        for way in ("down", "up"):
+            for key in ("wall", "cpu"):
+                values = line.values.get(f"{way}_{key}", [])
+                starts = line.values.get(f"{way}_start_{key}", [])
+                if starts:
+                    start = median(starts)
+                    # Where nothing is left, the file was too small to tell.
+                    line.values[f"{way}_{key}"] = [v - start for v in values if v > start]
+            walls, sizes = line.values.get(f"{way}_wall", []), line.values.get("size", [size])
+            line.values[f"{way}_rate"] = [sizes[0] / wall for wall in walls]
+    best = Measured(RCLONE_BEST)
+    for way in ("down", "up"):
+        found = [x for x in lines if x.label in tools.RCLONES and x.values.get(f"{way}_wall")]
+        if found:
+            values = min(found, key=lambda line: median(line.values[f"{way}_wall"])).values
+            best.values |= {key: values[key] for key in values if key.startswith(way)}
+    # One setting is its best, and needs no second line.
+    tuned = any(line.label in tools.RCLONES[1:] for line in lines)
+    return [*lines, best] if best.values and tuned else lines
 
 
 def columns(way: str, base: str) -> list[Column]:

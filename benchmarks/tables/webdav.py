@@ -17,7 +17,7 @@ def tables(run: Run) -> list[Table]:
             transfers.prepare(target, scratch, [run.size])
             labels = [*peers.WEBDAV, tools.Curl.label, tools.Rclone.label]
             cases = transfers.cases(labels, target, scratch, run.size)
-            lines = interleaved(cases, run.rounds)
+            lines = transfers.finish(interleaved(cases, run.rounds), run.size)
         found += [
             Table(
                 f"webdav-{name.lower()}-{way}",
