@@ -357,7 +357,8 @@ class Paramiko(Peer):
         self.client.remove(self.path(name))
 
     def listdir(self, name: str) -> list[str]:
-        return self.client.listdir(self.path(name))
+        # The one that keeps several READDIRs in flight.
+        return [entry.filename for entry in self.client.listdir_iter(self.path(name))]
 
     def upload_file(self, path: str, name: str) -> None:
         self.client.put(path, self.path(name))

@@ -69,7 +69,7 @@ class Table:
     Attributes:
         name: Its name in file names.
         title: Its heading.
-        text: How to read it.
+        text: How to read it, and those of the same part that follow without a text.
         columns: Its columns.
         lines: Its lines, with the values of every round.
         plots: Headings of the columns that are drawn, too.
@@ -107,7 +107,8 @@ class Table:
         table = "\n".join(
             f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows
         )
-        return f"### {self.title}\n\n{self.text}\n\n{table}\n"
+        paragraphs = [f"### {self.title}", *([self.text] if self.text else []), table]
+        return "\n\n".join(paragraphs) + "\n"
 
 
 def shown(values: list[float], unit: str) -> str:
@@ -197,16 +198,20 @@ class Report:
             measured += " **A quick look at small sizes: nothing to be quoted.**"
         return f"<!-- {name} -->\n\n{text}\n{measured}\n\n<!-- end of {name} -->\n"
 
+    def text(self) -> str:
+        """All parts, with the machine that the first was measured on."""
+        facts = next(iter(self.parts.values()))["machine"]
+        versions = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+        machine = f"<!-- machine -->\n\n{versions}\n\n<!-- end of machine -->\n"
+        parts = "\n".join(f"## {name}\n\n{self.markdown(name)}" for name in self.parts)
+        head = "# Measured\n\nMade by `python -m benchmarks`; edit nothing here."
+        return f"{head}\n\n{machine}\n{parts}"
+
     def write(self) -> None:
         """Write the tables and draw the plots of all parts."""
         from .plots import draw
 
-        parts = "\n".join(f"## {name}\n\n{self.markdown(name)}" for name in self.parts)
-        facts = next(iter(self.parts.values()))["machine"]
-        versions = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-        machine = f"<!-- machine -->\n\n{versions}\n\n<!-- end of machine -->\n"
-        text = f"# Measured\n\nMade by `python -m benchmarks`; edit nothing here.\n\n{machine}\n"
-        (self.folder / "tables.md").write_text(text + parts)
+        (self.folder / "tables.md").write_text(self.text())
         for name in self.parts:
             for table in self.tables(name):
                 draw(table, self.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -86,15 +87,20 @@ def nginx(*, rtt: float = 0, counted: bool = False) -> Iterator[Target]:
 
 @contextmanager
 def _on_line(server: Server, rtt: float, counted: bool) -> Iterator[Target]:
-    tempfile.tempdir = in_memory()
-    with server:
+    elsewhere, tempfile.tempdir = tempfile.tempdir, in_memory()
+    try:
+        server.start()
+    finally:
+        tempfile.tempdir = elsewhere
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
         assert server.root is not None
-        if not (rtt or counted):
-            yield Target(server.options, server.options, server.root)
-            return
-        with Proxy(server.host, server.port, rtt / 2) as proxy:
-            options = _through(server.options, proxy.port)
-            yield Target(options, server.options, server.root, proxy)
+        direct = through = server.options
+        proxy = None
+        if rtt or counted:
+            proxy = stack.enter_context(Proxy(server.host, server.port, rtt / 2))
+            through = _through(direct, proxy.port)
+        yield Target(through, direct, server.root, proxy)
 
 
 def _through(options: Mapping[str, Any], port: int) -> Options:

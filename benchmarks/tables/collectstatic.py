@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ from ..measure import Case, Stopwatch, interleaved
 from ..report import Column, Table
 from . import Run
 
-OURS = "netstorage"
+OURS = "netstorage, its collectstatic"
+ONE_BY_ONE = "netstorage, Django's collectstatic"
 THEIRS = peers.DjangoStorages.label
+BACKENDS = {
+    OURS: "netstorage.staticfiles.ManifestSFTPStorage",
+    ONE_BY_ONE: "benchmarks.static.NetstorageStatic",
+    THEIRS: "benchmarks.static.DjangoStoragesStatic",
+}
 TEXT = """\
 `collectstatic` of {count} small files at {rtt} ms of round trip, with the names of \
 ManifestStaticFilesStorage: each file is put there twice, once under a name with its hash."""
@@ -25,8 +32,8 @@ def tables(run: Run) -> list[Table]:
         _site(scratch / "static", count)
         cases = [
             Case(label, partial(_sample, label, target, scratch / "static", count), at_most)
-            # It takes minutes, and does not vary.
-            for label, at_most in ((OURS, None), (THEIRS, 1))
+            # One file after the other takes minutes, and does not vary.
+            for label, at_most in ((OURS, None), (ONE_BY_ONE, 1), (THEIRS, 1))
         ]
         lines = interleaved(cases, run.rounds)
     return [
@@ -77,19 +84,18 @@ def collect(label: str, options: dict[str, Any], source: str) -> dict[str, float
     from django.core.management import call_command
 
     options = {**options, "location": f"{options['location']}/site"}
-    theirs = label == THEIRS
-    backend = "DjangoStoragesStatic" if theirs else "NetstorageStatic"
+    if label == THEIRS:
+        options = peers.django_storages_options(options)
+    apps = ["django.contrib.staticfiles"]
+    if label == OURS:
+        import_module("netstorage.staticfiles")
+        apps.insert(0, "netstorage.staticfiles")
     peers.configure_django(
-        INSTALLED_APPS=["django.contrib.staticfiles"],
+        INSTALLED_APPS=apps,
         STATIC_URL="/static/",
         STATICFILES_DIRS=[source],
         STATICFILES_FINDERS=["django.contrib.staticfiles.finders.FileSystemFinder"],
-        STORAGES={
-            "staticfiles": {
-                "BACKEND": f"benchmarks.static.{backend}",
-                "OPTIONS": peers.django_storages_options(options) if theirs else options,
-            },
-        },
+        STORAGES={"staticfiles": {"BACKEND": BACKENDS[label], "OPTIONS": options}},
     )
     with Stopwatch() as watch:
         call_command("collectstatic", interactive=False, verbosity=0)

@@ -19,10 +19,10 @@ def tables(run: Run) -> list[Table]:
         Table(
             f"large-{way}",
             f"{word} of {run.size} MiB over SFTP",
-            transfers.TEXT,
+            text,
             transfers.columns(way, BASE),
             lines,
             [f"× {BASE}"],
         )
-        for way, word in (("down", "Download"), ("up", "Upload"))
+        for way, word, text in (("down", "Download", transfers.TEXT), ("up", "Upload", ""))
     ]

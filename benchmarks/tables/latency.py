@@ -9,8 +9,8 @@ from . import Run, transfers
 
 BEST = transfers.RCLONE_BEST
 TEXT = """\
-Over a line with {rtt} ms of round trip and no other limit, in MiB a second. {size} MiB are \
-copied; {slow} copy {small} MiB, since they wait for an answer most of the time."""
+Over a line with a delay and no other limit, in MiB a second. {size} MiB are copied; {slow} copy \
+{small} MiB, since they wait for an answer most of the time."""
 SLOW = [peers.DjangoStorages.label, tools.Curl.label]
 
 
@@ -24,12 +24,12 @@ def tables(run: Run) -> list[Table]:
                 [*peers.SFTP, *tools.TOOLS], target, scratch, run.size, small=small, slow=SLOW
             )
             lines = transfers.finish(interleaved(cases, run.rounds), run.size)
-        text = TEXT.format(rtt=rtt, size=run.size, slow=" and ".join(SLOW), small=small)
+        text = TEXT.format(size=run.size, slow=" and ".join(SLOW), small=small)
         found += [
             Table(
                 f"latency-{rtt}-{way}",
                 f"{word} over SFTP at {rtt} ms",
-                text,
+                text if not found and way == "down" else "",
                 [
                     Column(f"{way}_rate", f"× {BEST}", "×", ratio_to=BEST, more_is_better=True),
                     Column(

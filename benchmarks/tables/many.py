@@ -21,11 +21,11 @@ EXCLUSIVE = "netstorage, max_size={}, exclusive"
 BASE = EXCLUSIVE.format(4)
 THEIRS = peers.DjangoStorages.label
 TEXT = """\
-{threads} threads share one storage for {seconds} s, at {rtt} ms of round trip; each goes \
-through exists, save (10 KiB), read and delete of its own files. *p50* and *p99* are what one \
-operation took, waiting for a session included; CPU is the client's for one operation. A client \
-that is not made for threads stands behind a lock. *exclusive* is netstorage with the sharing of \
-SFTP sessions switched off: each operation has a session to itself."""
+Threads share one storage for {seconds} s; each goes through exists, save (10 KiB), read and \
+delete of its own files. *p50* and *p99* are what one operation took, waiting for a session \
+included; CPU is the client's for one operation. A client that is not made for threads stands \
+behind a lock. *exclusive* is netstorage with the sharing of SFTP sessions switched off: each \
+operation has a session to itself."""
 
 
 def tables(run: Run) -> list[Table]:
@@ -53,8 +53,8 @@ def tables(run: Run) -> list[Table]:
         found.append(
             Table(
                 f"many-{rtt}-{threads}",
-                f"{threads} threads at {rtt} ms",
-                TEXT.format(threads=threads, seconds=seconds, rtt=rtt),
+                f"{threads} threads at {rtt} ms of round trip",
+                "" if found else TEXT.format(seconds=seconds),
                 [
                     Column("rate", f"× {THEIRS}", "×", ratio_to=THEIRS, more_is_better=True),
                     Column("rate", "× 4 exclusive", "×", ratio_to=BASE, more_is_better=True),

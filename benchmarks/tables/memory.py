@@ -45,7 +45,7 @@ def tables(run: Run) -> list[Table]:
             Table(
                 f"memory-{name}",
                 f"Memory, {title}",
-                TEXT.format(size=size),
+                "" if found else TEXT.format(size=size),
                 [Column(verb, heading, "MiB") for verb, heading in VERBS.items()],
                 lines,
                 ["save MiB"],

@@ -16,9 +16,9 @@ from . import Run
 KIB10 = bytes(10 * 1024)
 BARE = "paramiko, the same requests"
 TEXT = """\
-Client CPU of one operation, in microseconds, over {count} of them in one thread on \
-loopback. Bare paramiko sends what netstorage sends: LSTAT for *exists*; for *save* LSTAT, \
-exclusive OPEN, WRITE, FSETSTAT, FSTAT, CLOSE and RENAME of 10 KiB, without Django, a pool, or a look at \
+Client CPU of one operation, in microseconds, over {count} of them in one thread on loopback. \
+Bare paramiko sends what netstorage sends: LSTAT for *exists*; for *save* LSTAT, exclusive OPEN, \
+WRITE, FSETSTAT, FSTAT, CLOSE and RENAME of 10 KiB, without Django, a pool, or a look at \
 anything but the size. Both have TCP_NODELAY and AES-GCM."""
 
 

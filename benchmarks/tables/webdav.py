@@ -22,7 +22,7 @@ def tables(run: Run) -> list[Table]:
             Table(
                 f"webdav-{name.lower()}-{way}",
                 f"{word} of {run.size} MiB over WebDAV, {name}",
-                transfers.TEXT,
+                transfers.TEXT if not found and way == "down" else "",
                 transfers.columns(way, BASE),
                 lines,
                 [f"× {BASE}"],
