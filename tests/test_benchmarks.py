@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -273,16 +274,23 @@ def test_a_tool_copies(label):
 
 def test_the_command_measures_a_table_and_writes_it(tmp_path):
     skip_without(Sshd)
-    sample = child.subprocess.run(
-        [sys.executable, "-m", "benchmarks", "overhead", "--quick", "--write"]
-        + ["--output", str(tmp_path)],
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "overhead",
+            "--quick",
+            "--write",
+            f"--output={tmp_path}",
+        ],
         cwd=child.ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert sample.returncode == 0, sample.stderr
-    assert "### Overhead" in sample.stdout
+    assert done.returncode == 0, done.stderr
+    assert "### Overhead" in done.stdout
     [table] = json.loads((tmp_path / "results.json").read_text())["overhead"]["tables"]
     for line in table["lines"][:2]:
         assert line["values"]["save_cpu"][0] > line["values"]["exists_cpu"][0] > 0

@@ -29,9 +29,9 @@ operation has a session to itself."""
 
 
 def tables(run: Run) -> list[Table]:
-    seconds = run.pick(10, 2)
+    seconds = run.pick(10, 1)
     found = []
-    for rtt, threads in itertools.product((0, 20), run.pick((16, 64), (16,))):
+    for rtt, threads in itertools.product((0, 20), (16, 64)):
         with servers.sshd(rtt=rtt / 1000) as target:
             measure = partial(
                 child.run, crowd, options=target.options, threads=threads, seconds=seconds
