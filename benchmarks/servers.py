@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,9 +17,9 @@ from tests.servers.base import Server
 from tests.servers.nginx import Nginx
 from tests.servers.sshd import Sshd
 
+from .child import in_memory
 from .proxy import Proxy
 
-MEMORY = Path("/dev/shm")
 Options = dict[str, Any]
 
 
@@ -57,11 +56,6 @@ class Target:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-
-
-def in_memory() -> str:
-    """A folder on tmpfs where there is one, so that no disk is measured."""
-    return str(MEMORY) if os.access(MEMORY, os.W_OK) else tempfile.gettempdir()
 
 
 @contextmanager
