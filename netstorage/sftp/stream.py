@@ -53,6 +53,7 @@ class Stream:
 
     def send(self, data: bytes | memoryview) -> None:
         """Send all of ``data``."""
+        self.require_usable()
         view = memoryview(data)
         while view:
             try:
