@@ -50,6 +50,9 @@ class Remote(Protocol):
 class Ranges(io.RawIOBase):
     """The bytes of a remote file: fetched when they are first read, kept in a spool.
 
+    A file that is read straight on takes no more room than two windows: then the spool is filled
+    anew, unless somebody went back to what had been dropped.
+
     ``_pieces`` tells, sorted, which ranges are there: (start, stop, place in the spool).
     """
 
@@ -61,6 +64,8 @@ class Ranges(io.RawIOBase):
         self._position = 0
         self._window = FIRST_WINDOW
         self._fetched_to = 0
+        self._dropped_to = 0
+        self._goes_back = False
         self._took = 0.0
         self._version: Stat | None = None
         self.wanted = 0
@@ -141,7 +146,8 @@ class Ranges(io.RawIOBase):
 
     def _fetch(self, start: int, stop: int | None) -> None:
         """Get ``start`` to ``stop`` (None: the end), and a window from ``start`` at the least."""
-        if start != self._fetched_to or start == 0:
+        goes_on = start == self._fetched_to and start > 0
+        if not goes_on:
             self._window = FIRST_WINDOW
         elif self._took < LONG:
             self._window = min(self._window * WINDOW_GROWTH, LAST_WINDOW)
@@ -150,8 +156,12 @@ class Ranges(io.RawIOBase):
         for end in (self.told_size, self._next_piece(start)):
             if end is not None:
                 stop = end if stop is None else min(stop, end)
+        self._goes_back = self._goes_back or start < self._dropped_to
+        if goes_on and not self._goes_back and self._spool.size() >= LAST_WINDOW:
+            self._pieces = []
+            self._dropped_to = start
         arrived: list[tuple[int, int, int]] = []
-        place = self._spool.seek(0, os.SEEK_END)
+        place = self._spool.seek(0, os.SEEK_END if self._pieces else os.SEEK_SET)
 
         def sink(offset: int, data: memoryview) -> None:
             nonlocal place

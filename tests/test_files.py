@@ -31,7 +31,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from netstorage import ConnectionLost, FileChanged
+from netstorage import ConnectionLost, FileChanged, ranges
 from netstorage.files import RemoteFile, local_source
 from netstorage.ranges import BUFFER, FIRST_WINDOW, LAST_WINDOW, LONG
 from netstorage.session import SMALL, Stat
@@ -404,6 +404,46 @@ def test_reading_in_sequence_makes_few_requests(piece):
         assert b"".join(iter(lambda: file.read(piece), b"")) == content
     assert far.requests.count("read") <= 8
     assert far.moved == BIG
+
+
+@pytest.mark.parametrize("max_memory", [0, 2**20])
+def test_what_is_read_straight_on_takes_little_room(monkeypatch, max_memory):
+    monkeypatch.setattr(ranges, "LAST_WINDOW", 100_000)
+    content = random.Random(1).randbytes(2_000_000)
+    far = Far(content, max_memory=max_memory)
+    with far.open() as file:
+        room = 0
+        for start in range(0, len(content), 1000):
+            assert file.read(1000) == content[start : start + 1000]
+            room = max(room, file._ranges._spool.size())
+        assert room <= 2 * 100_000
+        assert far.moved == len(content)
+
+        # Who goes back has what was dropped fetched again, once.
+        for _ in range(3):
+            file.seek(0)
+            assert file.read() == content
+        assert far.moved <= 2 * len(content)
+
+
+def test_a_lost_window_drops_nothing_that_is_still_to_be_read(monkeypatch):
+    monkeypatch.setattr(ranges, "LAST_WINDOW", 100_000)
+    content = random.Random(1).randbytes(500_000)
+    far = Far(content)
+    with far.open() as file:
+        assert file.read(300_000) == content[:300_000]
+
+        def fail() -> None:
+            far.before_read = lambda: None
+            raise ConnectionLost("gone")
+
+        far.before_read = fail
+        with pytest.raises(ConnectionLost):
+            file.read(200_000)
+        position = file.tell()
+        assert file.read() == content[position:]
+        file.seek(0)
+        assert file.read() == content
 
 
 def test_windows_grow_to_a_bound():
