@@ -323,6 +323,7 @@ class ConnectionPool:
         if member.exclusive and not exclusive:
             with self._lock:
                 member.exclusive = False
+                member.last_used = self._clock()
                 self._dispatch()
 
     def _lease(self, member: _Member, exclusive: bool) -> _Member:

@@ -22,7 +22,7 @@ from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import File
 from django.utils.encoding import filepath_to_uri
 
-from .exceptions import ConnectionLost, NetStorageError, PoolTimeout
+from .exceptions import ConnectionLost, NetStorageError, PoolTimeout, ProtocolError
 from .files import RemoteFile, local_source
 from .options import ConfiguredStorage
 from .session import SMALL, Session, Sink, Stat
@@ -216,7 +216,7 @@ class NetworkStorage(ConfiguredStorage):
 
         try:
             self._run(name, move, repeat=False)
-        except (ConnectionLost, TimeoutError) as error:
+        except (ConnectionLost, TimeoutError, ProtocolError) as error:
             if isinstance(error, PoolTimeout):
                 raise
             logger.info("looking whether %r was published: %s", name, error)

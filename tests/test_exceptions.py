@@ -77,7 +77,7 @@ def test_what_paramiko_raises_in_a_session_is_told_in_our_words(kind: type[Excep
     wire = Wire(Broken(bare(kind)), 1, "sftp://nas:22")  # type: ignore[arg-type]
     with pytest.raises(netstorage.ConnectionLost, match="sftp://nas:22 was lost"):
         wire.answer(1)
-    assert not wire.idle
+    assert not wire.stream.usable
 
 
 @pytest.mark.parametrize("kind", [*classes(paramiko.ssh_exception), EOFError, OSError])

@@ -888,6 +888,7 @@ def test_the_exported_names():
         "PoolTimeout",
         "ProtocolError",
         "SFTPStorage",
+        "SaveManyError",
         "WebDAVStorage",
         "__version__",
     ]
@@ -907,6 +908,7 @@ BASES = {
     "PoolTimeout": TimeoutError,
     "PoolClosed": NetStorageError,
     "FileChanged": OSError,
+    "SaveManyError": NetStorageError,
 }
 
 

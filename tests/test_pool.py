@@ -1286,9 +1286,10 @@ def test_a_session_is_tested_before_others_join(make_pool, shared, clock, borrow
     clock.advance(6)
     joining: list[Borrower] = []
     session.ping = lambda: joining.append(borrow(pool, queued=True))  # type: ignore[method-assign]
-    assert use(pool) is session
-    assert joining[0].got() is session
-    joining[0].give_back()
+    with pool.connection() as lent:
+        assert lent is session
+        assert joining[0].got() is session
+        joining[0].give_back()
 
 
 # --- limits and registry ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The servers are `tests.servers.scripted.Scripted`: real SSH, and SFTP as each te
 
 from __future__ import annotations
 
+import io
 import signal
 import threading
 import time
@@ -15,11 +16,12 @@ from typing import Any
 import pytest
 from django.core.files.base import ContentFile
 
-from netstorage.exceptions import ConnectionLost
+from netstorage.exceptions import ConnectionLost, ProtocolError
 from netstorage.session import SMALL
+from netstorage.sftp import frames as w
 from netstorage.sftp.session import SFTPSession
 from tests.servers import make_storage
-from tests.servers.scripted import Flights, Held, hang_up, on, silent
+from tests.servers.scripted import Flights, Held, frame, hang_up, on, silent
 
 THREADS = SFTPSession.concurrency
 SHORT = 0.3
@@ -225,6 +227,94 @@ class TestInterrupts:
         # Nobody knows where in the stream the reading ended, so the session is replaced.
         assert others[0].result(10) is False
         assert storage.pool.stats().connects == 2
+
+
+def test_content_that_cannot_be_read_is_no_trouble_for_another(scripted, threads):
+    """What was begun is ended in order, so the session serves on."""
+    server = scripted()
+    storage = one_session(server, timeout=5)
+    server.script = held = Held("LSTAT")
+    other = threads.submit(storage.exists, "other")
+    until(lambda: held.count == 1)
+
+    class Broken(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="disk is gone"), storage.pool.connection() as session:
+        session.write("new", Broken(b"content"), 7, None, None)
+    assert "CLOSE" in server.asked()
+    held.release(server)
+    assert other.result(10) is False
+    assert storage.pool.stats().connects == 1
+
+
+def test_another_borrowers_bad_answer_does_not_unpublish(scripted, threads):
+    """The rename was done, but its answer was lost with the wire: the storage looks."""
+    server = scripted()
+    storage = one_session(server, timeout=5)
+    server.script = held = Held("RENAME")
+    saving = threads.submit(storage.save, "new", ContentFile(b"content"))
+    until(lambda: held.count == 1)
+    server.script = on("STAT", lambda peer, asked: frame(w.ATTRS, asked.id, b""))
+    with pytest.raises(ProtocolError, match="ends too early"):
+        storage.size("other")
+    server.script = None
+    assert saving.result(10) == "new"
+    assert server.files == {b"new": b"content"}
+
+
+def test_late_data_goes_nowhere(scripted, threads):
+    """Whoever gave up has begun anew, perhaps, and with the same spool."""
+    server = scripted()
+    storage = one_session(server, timeout=5)
+    server.put("f", b"content")
+    got: list[bytes] = []
+    server.script = held = Held("READ")
+    with storage.pool.connection() as session:
+        wire = session._wire
+
+        class GiveUp(BaseException):
+            pass
+
+        def give_up(request: int) -> int:
+            raise GiveUp
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(wire, "data", give_up)
+            with pytest.raises(GiveUp):
+                session.read("f", 0, 7, lambda _, piece: got.append(bytes(piece)))
+        until(lambda: held.count == 1)
+        held.release(server)
+        # Its answer comes before this one.
+        assert session.stat("f").size == 7
+    assert got == []
+
+
+@pytest.mark.parametrize("step", ["receive", "send"])
+def test_an_interrupt_between_two_steps_ends_the_stream(scripted, monkeypatch, step):
+    """Nobody knows then where in a frame it stands; who shares it must not go on from there."""
+    server = scripted()
+    storage = one_session(server, timeout=5)
+    with pytest.raises(KeyboardInterrupt), storage.pool.connection() as session:
+        done = getattr(session._wire.stream, step)
+
+        def interrupted(*args: Any) -> Any:
+            done(*args)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(session._wire.stream, step, interrupted)
+        session.stat("f")
+    assert not session.is_alive()
+
+
+def test_nobody_waits_for_ever_for_a_reader_that_is_gone(scripted):
+    """An interrupt may hit even there where the reading is handed on."""
+    server = scripted()
+    storage = one_session(server, timeout=SHORT)
+    with pytest.raises(TimeoutError, match="did not go on"), storage.pool.connection() as session:
+        session._wire._reader = 0
+        session.stat("f")
 
 
 def test_a_broken_wire_says_so_to_who_comes_later(scripted):

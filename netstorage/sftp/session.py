@@ -203,8 +203,10 @@ class SFTPSession(Session):
             attributes = wire.attributes(fstat)
         # What a server could not write any more it may tell at the end only.
         failure = wire.first_failure((close,), failure)
+        if isinstance(failure, StatusError):
+            raise self._verdicts.write_error(failure, path) from failure
         if failure is not None:
-            raise self._verdicts.write_error(failure, path)
+            raise failure
         if attributes is None or attributes.size not in {size, None}:
             # Go's server may answer FSTAT before it has done the WRITEs that came first.
             attributes = self._verdicts.attributes(path, follow=False)

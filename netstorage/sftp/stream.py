@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -26,12 +27,14 @@ class Stream:
 
     Attributes:
         timeout: Seconds of silence after which the server is given up.
+        heard_at: When something came last, in ``time.monotonic()``'s seconds.
     """
 
     def __init__(self, channel: Channel, timeout: float, server: str) -> None:
         self.channel = channel
         self.timeout = timeout
         self._server = server
+        self.heard_at = 0.0
         self._chunk = memoryview(b"")
         # What makes the error, not the error: that would keep alive all that its traceback sees.
         self._failure: Callable[[], Exception] | None = None
@@ -60,9 +63,6 @@ class Stream:
                 sent = self.channel.send(cast("bytes", view))
             except ENDS as error:
                 raise self._explained(error) from error
-            except BaseException:
-                self.lost("it was interrupted")
-                raise
             if not sent:
                 raise self.lost("the server closed it")
             view = view[sent:]
@@ -85,9 +85,7 @@ class Stream:
                 self._chunk = memoryview(self.channel.recv(2**24))
             except ENDS as error:
                 raise self._explained(error) from error
-            except BaseException:
-                self.lost("it was interrupted")
-                raise
+            self.heard_at = time.monotonic()
             if not self._chunk:
                 raise self.lost("the server closed it")
         piece, self._chunk = self._chunk[:count], self._chunk[count:]
@@ -115,10 +113,14 @@ class Stream:
         )
 
     def violation(self, what: str) -> ProtocolError:
-        """End it: the server breaks the protocol."""
-        error = partial(ProtocolError, f"{self._server} broke the SFTP protocol: it {what}")
-        self._end(error)
-        return error()
+        """End it: the server breaks the protocol.
+
+        Who comes later, or uses it beside, learns only that it is lost, and may well do better on
+        another one.
+        """
+        message = f"{self._server} broke the SFTP protocol: it {what}"
+        self._end(partial(ConnectionLost, message))
+        return ProtocolError(message)
 
     def _end(self, error: Callable[[], Exception]) -> Exception:
         self._failure = self._failure or error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -67,25 +69,47 @@ class Window:
             self._started, self._answered = now, 0
 
 
+class _Taker:
+    """Hands data to its owner's sink, whichever thread reads it, until the owner wants no more."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._lock = threading.Lock()
+        self.failure: BaseException | None = None
+
+    def __call__(self, offset: int, data: memoryview) -> None:
+        with self._lock:
+            if self.failure is None:
+                try:
+                    self._sink(offset, data)
+                except Exception as error:  # noqa: BLE001 - told once all answers are there
+                    self.failure = error
+
+    def stop(self, reason: BaseException) -> None:
+        """Drop what comes from now on."""
+        with self._lock:
+            self.failure = self.failure or reason
+
+
 def download(
     wire: Wire, handle: bytes, start: int, stop: int | None, sink: Sink
-) -> tuple[Attributes, Exception | None]:
+) -> tuple[Attributes, BaseException | None]:
     """Read a range of an open file, and what the file is, in one flight.
 
     Returns:
         The file's attributes, and the first answer that was bad, or what ``sink`` raised.
     """
+    take = _Taker(sink)
+    try:
+        return _download(wire, handle, start, stop, take), take.failure
+    except BaseException as error:
+        # The session may serve others on, and what is on its way for this one will come.
+        take.stop(error)
+        raise
+
+
+def _download(wire: Wire, handle: bytes, start: int, stop: int | None, take: _Taker) -> Attributes:
     fstat = wire.request(frames.FSTAT, string(handle))
-    failure: Exception | None = None
-
-    def take(offset: int, data: memoryview) -> None:
-        nonlocal failure
-        if failure is None:
-            try:
-                sink(offset, data)
-            except Exception as error:  # noqa: BLE001 - told once all answers are there
-                failure = error
-
     reads: deque[tuple[int, int, int]] = deque()
     longest = wire.max_read
     window = Window(longest)
@@ -94,7 +118,7 @@ def download(
     offset = start
     attributes: Attributes | None = None
     while True:
-        while offset < limit and failure is None and window.has_room(len(reads)):
+        while offset < limit and take.failure is None and window.has_room(len(reads)):
             length = min(longest, limit - offset)
             reads.append((wire.request_read(handle, offset, length, take), offset, length))
             offset += length
@@ -110,26 +134,27 @@ def download(
             count = wire.data(request)
             window.answered(count)
         except StatusError as error:
-            failure = failure or error
+            take.stop(error)
             if attributes is None:
                 attributes = Attributes()
             continue
         if count == 0:
             limit = min(limit, at)
-        elif (rest := min(at + length, limit) - at - count) > 0 and failure is None:
+        elif (rest := min(at + length, limit) - at - count) > 0 and take.failure is None:
             # A short answer says nothing of the end: ask for the rest.
             at += count
             reads.appendleft((wire.request_read(handle, at, rest, take), at, rest))
-    return attributes, failure
+    return attributes
 
 
 def upload(
     wire: Wire, handle: bytes, source: BinaryIO, size: int
-) -> tuple[deque[int], StatusError | None]:
+) -> tuple[deque[int], Exception | None]:
     """Send the data within the bounds of a flight.
 
     Returns:
-        The WRITEs whose answers are still owed, and the first answer that was bad.
+        The WRITEs whose answers are still owed, and the first answer that was bad, or why the
+        content could not be read.
     """
     head = frames.write_head_size(handle)
     longest = wire.max_write
@@ -137,20 +162,19 @@ def upload(
     window = Window(longest)
     frame = memoryview(bytearray(head + min(longest, max(size, 1))))
     writes: deque[int] = deque()
-    failure: StatusError | None = None
+    failure: Exception | None = None
     offset = 0
     while offset < size and failure is None:
         try:
             if not offset:
                 source.seek(0)
             count = _read_into(source, frame[head : head + min(longest, size - offset)])
-        except BaseException:
-            # Answers are owed, and the file is open on the server: its session has to go.
-            wire.stream.lost("the content could not be read")
-            raise
+        except Exception as error:  # noqa: BLE001 - told once all answers are there
+            failure = error
+            break
         if not count:
             # Nothing has its name yet: what was sent is removed with the temporary file.
-            failure = StatusError(-1, f"the content ended at {offset} of {size} bytes")
+            failure = OSError(errno.EIO, f"the content ended at {offset} of {size} bytes")
             break
         if not window.has_room(len(writes)):
             failure = wire.failure_of(writes.popleft())

@@ -99,8 +99,6 @@ class Verdicts:
 
     def write_error(self, error: StatusError, path: str) -> OSError:
         """Find out what a refused WRITE meant."""
-        if error.code == -1:
-            return OSError(errno.EIO, error.message, path)
         disk = self._disk(path) if error.code == frames.FAILURE else None
         if disk is not None and not disk.full and not disk.read_only:
             return OSError(

@@ -89,7 +89,7 @@ class Wire:
         self._waiting: dict[int, _Read | None] = {}
         self._ignored: set[int] = set()
         self._answers: dict[int, Answer] = {}
-        self._has_reader = False
+        self._reader: int | None = None
         self._parked: dict[int, threading.Lock] = {}
         self._oldest_since: float | None = None
         # Held while bytes go out: frames must not mix.
@@ -176,9 +176,7 @@ class Wire:
         _HEAD.pack_into(frame, 0, head - 4 + length, WRITE, request_id)
         frame[9 : head - 12] = string(handle)
         struct.pack_into(">QI", frame, head - 12, offset, length)
-        self.flush()
-        with self._sending:
-            self.stream.send(frame[: head + length])
+        self._send(frame[: head + length])
         return request_id
 
     def ignore(self, request_id: int) -> None:
@@ -190,10 +188,20 @@ class Wire:
     def flush(self) -> None:
         """Send the requests of the flight."""
         if self._outgoing:
-            with self._sending:
+            self._send()
+
+    def _send(self, frame: bytes | memoryview = b"") -> None:
+        """Send what waits to be sent, and a frame behind it."""
+        with self._sending:
+            try:
                 with self._lock:
                     outgoing, self._outgoing = self._outgoing, bytearray()
                 self.stream.send(memoryview(outgoing))
+                self.stream.send(frame)
+            except BaseException:
+                # Nobody knows how much of it went.
+                self.stream.lost("it was interrupted")
+                raise
 
     def _number(self, kind: int, fields: bytes, read: _Read | None) -> int:
         with self._lock:
@@ -212,33 +220,32 @@ class Wire:
     def answer(self, request_id: int) -> Answer:
         """Return the answer to a request, whatever it says, once it is there."""
         self.flush()
-        reads = False
         try:
             while True:
                 with self._lock:
                     if request_id in self._answers:
                         return self._answers.pop(request_id)
                     self.stream.require_usable()
-                    reads = reads or not self._has_reader
-                    if reads:
-                        self._has_reader = True
-                    else:
+                    if self._reader is None:
+                        self._reader = request_id
+                    reads = self._reader == request_id
+                    if not reads:
                         turn = self._parked[request_id] = threading.Lock()
                         turn.acquire()
                 if reads:
-                    self._receive_answer()
-                else:
-                    turn.acquire()
+                    self._read_for_all()
+                elif not turn.acquire(timeout=self.stream.timeout):
+                    self._require_sound()
         finally:
-            self._stop_waiting(request_id, reads)
+            self._stop_waiting(request_id)
 
-    def _stop_waiting(self, request_id: int, was_reader: bool) -> None:
+    def _stop_waiting(self, request_id: int) -> None:
         """See to it that somebody reads for those who still wait."""
         with self._lock:
             self._parked.pop(request_id, None)
-            if was_reader:
-                self._has_reader = False
-            if not self._has_reader:
+            if self._reader == request_id:
+                self._reader = None
+            if self._reader is None:
                 if self._parked:
                     self._wake(next(iter(self._parked)))
                 else:
@@ -265,8 +272,8 @@ class Wire:
         return None
 
     def first_failure(
-        self, request_ids: Iterable[int | None], failure: StatusError | None
-    ) -> StatusError | None:
+        self, request_ids: Iterable[int | None], failure: Exception | None
+    ) -> Exception | None:
         """Wait for a status for each request; return ``failure`` or else the first bad one."""
         for request_id in request_ids:
             refused = self.failure_of(request_id)
@@ -329,6 +336,14 @@ class Wire:
 
     # Frames
 
+    def _read_for_all(self) -> None:
+        try:
+            self._receive_answer()
+        except BaseException:
+            # Nobody knows where in a frame the stream stands.
+            self.stream.lost("it was interrupted")
+            raise
+
     def _receive_answer(self) -> None:
         """Read one frame, for whomever it is; only the one reader does so."""
         stream = self.stream
@@ -359,6 +374,11 @@ class Wire:
         elif now - self._oldest_since > self.stream.timeout:
             raise self.stream.timed_out()
 
+    def _require_sound(self) -> None:
+        """Give the server up if nothing came for so long; whoever reads for all should have."""
+        if time.monotonic() - self.stream.heard_at > self.stream.timeout:
+            raise self.stream.timed_out()
+
     def _require_length(self, length: int, head: int) -> int:
         """Return how much of a packet lies behind ``head`` bytes of it."""
         if not 0 <= length - head <= MAX_FRAME:
@@ -373,13 +393,9 @@ class Wire:
         if count != length - 4 or not 0 < count <= read.length:
             raise stream.violation(f"answered a READ of {read.length} bytes with {count}")
         offset, left = read.offset, count
-        try:
-            while left:
-                piece = stream.receive_some(left)
-                read.sink(offset, piece)
-                offset += len(piece)
-                left -= len(piece)
-        except BaseException:
-            stream.lost("a piece of a file was left in it")
-            raise
+        while left:
+            piece = stream.receive_some(left)
+            read.sink(offset, piece)
+            offset += len(piece)
+            left -= len(piece)
         return announced

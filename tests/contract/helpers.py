@@ -47,12 +47,14 @@ def raw_names(storage: NetworkStorage, path: str = "") -> dict[str, bool]:
 
 
 def temporaries(server: Server, storage: NetworkStorage) -> list[str]:
-    """Unfinished uploads anywhere in a storage."""
+    """Unfinished uploads and experiments anywhere in a storage, what lies deeper first."""
     location = storage.location
     if server.root is not None:
         # A server may hide them; the disk does not.
         top = server.root / location
-        return [str(path.relative_to(top)) for path in top.rglob(TEMPORARY + "*")]
+        hidden = [x for path in top.rglob(TEMPORARY + "*") for x in (path, *path.rglob("*"))]
+        found = {str(path.relative_to(top)) for path in hidden}
+        return sorted(found, key=len, reverse=True)
     return list(_hidden(storage, ""))
 
 

@@ -152,6 +152,7 @@ LOOSE = {"rclone-webdav", "rclone-sftp", "apache", "docker-apache"}
 
 ERRORS = {
     "rclone-webdav": OSError,
+    "rclone-sftp": OSError,
     "embedded-webdav": OSError,
     "apache": PermissionError,
     "docker-apache": PermissionError,
