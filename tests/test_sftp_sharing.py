@@ -20,7 +20,8 @@ from netstorage.exceptions import ConnectionLost, ProtocolError
 from netstorage.session import SMALL
 from netstorage.sftp import frames as w
 from netstorage.sftp.session import SFTPSession
-from tests.servers import make_storage
+from tests.contract.helpers import private_storage
+from tests.servers import fresh_location
 from tests.servers.scripted import Flights, Held, frame, hang_up, on, silent
 
 THREADS = SFTPSession.concurrency
@@ -71,7 +72,7 @@ def test_no_more_than_the_stated_number_share(scripted, threads):
 
 def test_every_verb_of_every_thread_means_its_own_file(any_sftp, threads):
     """On each server, with one session: what one thread saves, reads and deletes is its own."""
-    storage = make_storage(any_sftp, pool={"max_size": 1})
+    storage = private_storage(any_sftp, location=fresh_location(any_sftp), pool={"max_size": 1})
 
     def work(number: int) -> list[bytes]:
         content = b"%d " % number * 1000 * (number + 1)
