@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any, TypeVar
 
 from django.core.files.base import File
 from django.core.files.storage import Storage
 
 from .exceptions import ConnectError, PoolClosed, SaveManyError
-from .files import _local_file
+from .files import _local_file, broken_off
 from .session import SMALL
 from .storage import NetworkStorage
 
@@ -69,7 +70,8 @@ def save_many(
 
     When the caller leaves the loop, presses Ctrl-C, or when ``files`` raises, no other file is
     begun, small files that are under way are finished, and large ones are broken off. As always,
-    each is there as a whole or not at all.
+    each is there as a whole or not at all. Other storages than ours could leave a part of what is
+    broken off: there, large files are finished, too.
 
     Args:
         storage: Any storage; as with ``storage.save()``, taken names are changed, or overwritten if
@@ -99,8 +101,13 @@ def save_many(
             job.open(content)
             yield job
 
+    def save(job: _Job) -> str:
+        # Who takes it out closes it: nothing is closed while it is read.
+        opened.remove(job)
+        return job.save(storage)
+
     run = run_many(
-        lambda job: job.save(storage),
+        save,
         jobs(),
         threads=threads,
         slots=lambda job: share if job.is_large else 1,
@@ -109,7 +116,6 @@ def save_many(
     try:
         with closing(run):
             for job, future in run:
-                opened.remove(job)
                 saved = _result(job, future)
                 if saved.error is None:
                     summary.saved += 1
@@ -120,8 +126,10 @@ def save_many(
                         failures.append(saved)
                 yield saved
     finally:
-        for job in opened:
-            job.close()
+        for job in list(opened):
+            with suppress(KeyError):
+                opened.remove(job)
+                job.close()
     if failures:
         summary.failures = failures
         summary.args = (_message(summary),)
@@ -185,13 +193,14 @@ def default_threads(storage: Storage) -> int:
 
 @dataclass(eq=False)
 class _Job:
-    """One file of ``save_many()``: opened and closed in the caller's thread, saved in another."""
+    """One file of ``save_many()``: opened in the caller's thread, saved and closed in another."""
 
     name: str
     is_large: bool = False
     _content: File | None = None  # type: ignore[type-arg]
     _is_ours: bool = False
     _error: Exception | None = None
+    _broken_off: Event = field(default_factory=Event)
 
     def open(self, content: Content) -> None:
         """Open what is no open file yet; a failure is this file's, and told in its turn."""
@@ -212,18 +221,21 @@ class _Job:
 
     def save(self, storage: Storage) -> str:
         """Save the content, and return the name that it got."""
+        # Elsewhere a save that fails may leave half a file: FileSystemStorage does.
+        token = broken_off.set(self._broken_off if isinstance(storage, NetworkStorage) else None)
         try:
             if self._error is not None:
                 raise self._error
             assert self._content is not None  # noqa: S101 - opened; for the type checker
             return storage.save(self.name, self._content)
         finally:
+            broken_off.reset(token)
             self.close()
 
     def break_off(self) -> None:
         """End a long transfer at its next read; a short one is done as soon."""
         if self.is_large:
-            self.close()
+            self._broken_off.set()
 
     def close(self) -> None:
         """Close what was opened here."""

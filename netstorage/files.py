@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from threading import Event
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from django.core.files.base import File
@@ -18,6 +21,14 @@ from .spool import Spool
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from _typeshed import WriteableBuffer
+
+broken_off: ContextVar[Event | None] = ContextVar("netstorage_broken_off", default=None)
+"""Breaks off the saves in this context once it is set: their content raises at its next read.
+
+Closing the content would not do: for some files this looks like their end.
+"""
 
 
 class RemoteFile(File):  # type: ignore[type-arg] # generic in the stubs only
@@ -226,15 +237,42 @@ def local_source(content: Any, spool: Callable[[], Spool]) -> Iterator[tuple[Bin
     Args:
         content: A Django File.
         spool: Makes an empty spool.
+
+    Raises:
+        OSError: ``broken_off`` was set (ECANCELED); reading what is given raises it, too.
     """
     local = _local_file(content)
     if local is not None:
-        yield local, local.seek(0, os.SEEK_END)
+        yield _breakable(local), local.seek(0, os.SEEK_END)
         return
     with spool() as copy:
         for chunk in content.chunks():
+            _refuse_broken_off(broken_off.get())
             copy.write(chunk.encode() if isinstance(chunk, str) else chunk)
-        yield cast("BinaryIO", copy), copy.tell()
+        yield _breakable(cast("BinaryIO", copy)), copy.tell()
+
+
+class _Breakable:
+    """A local file as sessions read it, until ``flag`` is set."""
+
+    def __init__(self, file: BinaryIO, flag: Event) -> None:
+        self.seek = file.seek
+        self._readinto = cast("io.BufferedIOBase", file).readinto
+        self._flag = flag
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        _refuse_broken_off(self._flag)
+        return self._readinto(buffer)
+
+
+def _breakable(file: BinaryIO) -> BinaryIO:
+    flag = broken_off.get()
+    return file if flag is None else cast("BinaryIO", _Breakable(file, flag))
+
+
+def _refuse_broken_off(flag: Event | None) -> None:
+    if flag is not None and flag.is_set():
+        raise OSError(errno.ECANCELED, "the transfer was broken off")
 
 
 def _local_file(content: Any) -> BinaryIO | None:

@@ -9,14 +9,19 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from django.core.files.base import ContentFile, File
 from django.core.files.storage import FileSystemStorage
 
-from netstorage import ConnectError, PoolTimeout, SaveManyError
+from netstorage import ConnectError, PoolTimeout, SaveManyError, bulk
 from netstorage.bulk import LISTED, default_threads, run_many, save_many
+from netstorage.files import broken_off
 from netstorage.session import SMALL
 from tests.contract.helpers import (
     private_storage,
@@ -284,6 +289,123 @@ def test_ctrl_c(saver, server):
     assert len(names) >= 20
     assert "large" not in names
     assert all(storage.size(name) == 5 for name in names)
+
+
+class Slow:
+    """A web server with one file that takes a while."""
+
+    size = 24 * 2**16
+
+    def __init__(self):
+        self.under_way = threading.Event()
+        slow = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Length", str(slow.size))
+                self.end_headers()
+                with suppress(ConnectionError):
+                    for sent in range(0, slow.size, 2**16):
+                        if sent == slow.size // 6:
+                            slow.under_way.set()
+                        time.sleep(0.04)
+                        self.wfile.write(b"x" * 2**16)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+
+    def open(self):
+        return File(urlopen(f"http://127.0.0.1:{self.server.server_port}/"), "slow")
+
+
+@pytest.fixture
+def slow():
+    slow = Slow()
+    thread = threading.Thread(target=slow.server.serve_forever)
+    thread.start()
+    yield slow
+    slow.server.shutdown()
+    thread.join()
+    slow.server.server_close()
+
+
+def begin(storage, content, under_way):
+    """Save a large file, and give the run back while it is under way."""
+    run = save_many(storage, [("large", content), ("small", ContentFile(b"x"))], threads=2)
+    assert next(run).name == "small"
+    assert under_way.wait(PATIENCE)
+    return run
+
+
+def test_what_is_broken_off_is_not_taken_for_whole(server, slow):
+    """To who reads it, a response that was closed looks like one that has ended."""
+    storage = private_storage(server, location=fresh_location(server))
+    begin(storage, slow.open, slow.under_way).close()
+    assert storage.listdir("") == ([], ["small"])
+    assert temporaries(server, storage) == []
+
+
+def test_elsewhere_large_files_are_finished(slow, tmp_path):
+    """FileSystemStorage would leave half a file."""
+    begin(FileSystemStorage(tmp_path), slow.open, slow.under_way).close()
+    assert (tmp_path / "large").stat().st_size == slow.size
+
+
+def test_ctrl_c_twice(slow, tmp_path, monkeypatch):
+    """Nobody waits for what is under way; still it is not closed while it is read."""
+    shutdown = bulk.ThreadPoolExecutor.shutdown
+
+    def interrupted(executor, wait=True, **options):
+        if wait:
+            raise KeyboardInterrupt
+        shutdown(executor, wait=False, **options)
+
+    run = begin(FileSystemStorage(tmp_path), slow.open, slow.under_way)
+    monkeypatch.setattr(bulk.ThreadPoolExecutor, "shutdown", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("netstorage-bulk"):
+            thread.join()
+    assert (tmp_path / "large").stat().st_size == slow.size
+
+
+class Elsewhere(File):
+    """Content that is no local file."""
+
+    def chunks(self, chunk_size=None):
+        yield from File.chunks(self, chunk_size)
+
+
+@pytest.mark.parametrize("kind", ["path", "function", "own", "spooled"])
+def test_uploads_are_broken_off(server, tmp_path, kind):
+    """Whatever the content is; a file of the caller's stays open."""
+    storage = private_storage(server, location=fresh_location(server))
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(4 * SMALL))
+    under_way = threading.Event()
+
+    class Watched(type(storage)):
+        def _store(self, name, *arguments, **options):
+            if name == "large":
+                under_way.set()
+                assert broken_off.get().wait(PATIENCE)
+            return super()._store(name, *arguments, **options)
+
+    with path.open("rb") as own:
+        contents = {
+            "path": path,
+            "function": lambda: File(path.open("rb")),
+            "own": File(own),
+            "spooled": Elsewhere(own),
+        }
+        watched = Watched(**storage._given)
+        begin(watched, contents[kind], under_way).close()
+        assert not own.closed
+    assert storage.listdir("") == ([], ["small"])
 
 
 def test_run_many_gives_calls_up_when_it_ends_early():
