@@ -40,7 +40,8 @@ class _Stage:
     """Mixed into a storage's class: its files lie in a local folder instead of on the server."""
 
     local: FileSystemStorage
-    server: Any
+    before: Any
+    """The storage with what was collected before; None if that will not stay."""
     processed: set[str]
 
     def _open(self, name: str, mode: str = "rb") -> File[Any]:
@@ -62,10 +63,10 @@ class _Stage:
         try:
             hashed: str = super().hashed_name(name, content, filename)  # type: ignore[misc]
         except ValueError:
-            if content is not None:
+            if content is not None or self.before is None:
                 raise
             # Some file refers to one that was not collected now, but may have been before.
-            hashed = self.server.hashed_name(name, content, filename)
+            hashed = self.before.hashed_name(name, content, filename)
         return hashed
 
 
@@ -88,14 +89,18 @@ class Command(collectstatic.Command):
         with tempfile.TemporaryDirectory(
             prefix="netstorage-", dir=settings.FILE_UPLOAD_TEMP_DIR
         ) as folder:
-            original, self.storage = self.storage, _stage(server, Path(folder))
+            stage = _stage(server, Path(folder), None if self.clear else server)
+            original, self.storage = self.storage, stage
+            # Here all is done in a dry run, too: how else would it know what would be sent?
+            dry_run, self.dry_run = self.dry_run, False
             try:
                 collected = super().collect()
-                self._publish(server, self.storage)
+                self.dry_run = dry_run
+                self._publish(server, stage)
             except (NetStorageError, OSError) as error:
                 raise CommandError(str(error)) from error
             finally:
-                self.storage = original
+                self.storage, self.dry_run = original, dry_run
         collected["modified"] = self.copied_files
         collected["deleted"] = self._deleted
         return collected
@@ -111,7 +116,7 @@ class Command(collectstatic.Command):
             super().copy_file(path, prefixed_path, source_storage)
             return
         self._found[prefixed_path.replace(os.sep, "/")] = source_storage, path
-        if self.post_process and not self.dry_run and hasattr(self.storage, "post_process"):
+        if self.post_process and hasattr(self.storage, "post_process"):
             with source_storage.open(path) as file:
                 self.storage.local.save(prefixed_path, file)
 
@@ -126,11 +131,13 @@ class Command(collectstatic.Command):
         if self.dry_run:
             for name in files:
                 self.log(f"Pretending to copy '{name}'", level=1)
-            self.copied_files += files
+            self.copied_files += files.keys() & self._found.keys()
         else:
             self._send(server, files)
-            names = names | self._send_manifest(server, stage)
+            self._send_manifest(server, stage)
         if self.clear:
+            if _has_manifest(stage) and server.manifest_storage is server:
+                there.discard(stage.manifest_name)
             self._delete(server, there - names, threads)
 
     def _missing(
@@ -171,11 +178,11 @@ class Command(collectstatic.Command):
             if saved.name in self._found:
                 self.copied_files.append(saved.name)
 
-    def _send_manifest(self, server: Any, stage: Any) -> set[str]:
-        """Publish the manifest, if one was made; return its name if it lies on ``server``."""
-        name = getattr(stage, "manifest_name", None)
-        if name is None or not stage.manifest_storage.exists(name):
-            return set()
+    def _send_manifest(self, server: Any, stage: Any) -> None:
+        """Publish the manifest, if one was made."""
+        if not _has_manifest(stage):
+            return
+        name = stage.manifest_name
         with stage.manifest_storage.open(name) as file:
             content = ContentFile(file.read())
         target = server.manifest_storage
@@ -186,7 +193,6 @@ class Command(collectstatic.Command):
                 target.delete(name)
             target.save(name, content)
         server.hashed_files, server.manifest_hash = stage.hashed_files, stage.manifest_hash
-        return {name} if target is server else set()
 
     def _delete(self, server: Any, names: set[str], threads: int) -> None:
         """Do what ``--clear`` promises, but first of all remove a manifest of what goes."""
@@ -202,16 +208,21 @@ class Command(collectstatic.Command):
                 self._deleted.append(name)
 
 
-def _stage(server: NetworkStorage, folder: Path) -> Any:
+def _stage(server: NetworkStorage, folder: Path, before: NetworkStorage | None) -> Any:
     """Return the like of ``server`` whose files, and manifest, lie in a local folder."""
     stage: Any = copy.copy(server)
     stage.__class__ = type(type(server).__name__, (_Stage, type(server)), {})
     stage.local = FileSystemStorage(folder / "files", allow_overwrite=True)
-    stage.server = server
+    stage.before = before
     stage.processed = set()
     if hasattr(stage, "manifest_storage"):
         stage.manifest_storage = FileSystemStorage(folder / "manifest")
     return stage
+
+
+def _has_manifest(stage: Any) -> bool:
+    name = getattr(stage, "manifest_name", None)
+    return name is not None and bool(stage.manifest_storage.exists(name))
 
 
 def _replacing(server: NetworkStorage) -> NetworkStorage:
