@@ -14,6 +14,8 @@ import re
 import select
 import socket
 import ssl
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -593,7 +595,7 @@ def test_a_server_that_tells_no_length_is_not_believed(make, scripted):
         upload(storage)
         requests = [r.method for r in server.requests if TEMPORARY in r.path]
         assert requests[-3:] == ["PUT", "HEAD", "MOVE"]
-    assert habits(storage).stores_whole is None
+    assert not habits(storage).stored_whole
 
 
 @pytest.mark.parametrize("how", ["big", "repeated", "200"])
@@ -625,7 +627,36 @@ def test_a_short_upload_is_found_out_later(make, scripted, how):
         upload(storage)
     dav.forgets = False
     upload(storage)
-    assert habits(storage).stores_whole is False
+    assert habits(storage).stored_whole
+    dav.forgets = True
+    with pytest.raises(OSError, match="holds 50 of 100 bytes"):
+        upload(storage)
+
+
+def test_distrust_outlasts_what_others_find_at_the_same_time(make, scripted):
+    """One session is told that its upload is whole just when another's is found short."""
+    dav = Forgetful()
+    looked, go_on = threading.Event(), threading.Event()
+
+    def wait(request: Request) -> None:
+        if request.path == "/dav/whole":
+            looked.set()
+            assert go_on.wait(20)
+
+    storage = make(scripted(instead(dav, PROPFIND=wait)))
+    storage.exists("x")
+    with ThreadPoolExecutor(1) as threads:
+        whole = threads.submit(put, storage, "whole", b"x" * 100)
+        assert looked.wait(20)
+        dav.forgets = True
+        try:
+            with pytest.raises(OSError, match="holds 50 of 100 bytes"):
+                put(storage, "short", b"x" * 100)
+        finally:
+            go_on.set()
+        whole.result()
+    with pytest.raises(OSError, match="holds 50 of 100 bytes"):
+        put(storage, "short", b"x" * 100)
 
 
 def test_content_that_shrinks_under_our_hands(make, scripted, tmp_path):
@@ -1087,7 +1118,7 @@ def test_the_destination_that_a_server_understands(make, scripted, understood, s
 def habits(storage: WebDAVStorage) -> Habits:
     """What is known of a storage's server now."""
     with storage.pool.connection() as session:
-        return session._habits
+        return session._habits()
 
 
 def in_scratch(request: Request) -> bool:
@@ -1199,7 +1230,7 @@ def test_an_experiment_that_fails_halfway(make, scripted, verb, number, failure,
                 session.remove("a.txt")
             else:
                 session.replace("new.txt", "a.txt")
-            return session._habits
+            return session._habits()
 
     storage.exists("a.txt")
     last = number == len(EXPERIMENTS[verb]) - 1
@@ -1228,6 +1259,43 @@ def test_an_experiment_that_fails_halfway(make, scripted, verb, number, failure,
             assert found is True
         elif EXPERIMENTS[verb][number] not in {"DELETE", "MOVE"}:
             assert found is None
+
+
+@pytest.mark.parametrize("status", [302, 423, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("verb", ["remove", "replace"])
+def test_a_busy_server_does_not_pass_for_a_careful_one(make, scripted, verb, status):
+    """Who answers so to an experiment does not tell what becomes of a collection."""
+    dav = MemoryDAV({"a.txt": b"a", "new.txt": b"new"}, careful=False)
+    busy = [True]
+
+    def refuse(request: Request) -> object:
+        """Refuse what is sent to a collection of an experiment."""
+        to = request.path if request.method == "DELETE" else request.destination
+        scratch = busy and TEMPORARY in to and to in dav.folders
+        return Reply(status) if scratch and not request.target.endswith("/") else None
+
+    storage = make(scripted(instead(dav, DELETE=refuse, MOVE=refuse)))
+
+    def act(path: str) -> bool | None:
+        with storage.pool.connection() as session:
+            if verb == "remove":
+                session.remove(path)
+            else:
+                session.replace("new.txt", path)
+            known: Habits = session._habits()
+        return known.delete_spares if verb == "remove" else known.move_spares
+
+    assert act("a.txt") is None
+    busy.clear()
+    dav.folders.add("/dav/dir")
+    dav.files |= {"/dav/dir/b.txt": b"b", "/dav/a.txt": b"a", "/dav/new.txt": b"new"}
+    with pytest.raises(OSError, match="not empty" if verb == "remove" else "is a collection"):
+        act("dir")
+    assert dav.files["/dav/dir/b.txt"] == b"b"
+    # The next session does the experiment again.
+    with storage.pool.connection(exclusive=True):
+        assert act("a.txt") is False
+    assert not any(TEMPORARY in name for name in {*dav.files, *dav.folders})
 
 
 @pytest.mark.parametrize("verb", ["remove", "replace"])
@@ -1262,11 +1330,11 @@ def test_another_server_at_the_same_address(make, scripted):
     warm_up(storage)
     known = habits(storage)
     assert (known.server, known.delete_spares, known.move_spares) == ("Careful/1.0", True, True)
-    assert known.stores_whole is True
+    assert known.stored_whole
     server.script = second = MemoryDAV({"dir/a.txt": b"a"}, name="Careless/1.0", careful=False)
     second.folders.add("/dav/dir")
     with storage.pool.connection(exclusive=True), storage.pool.connection() as session:
-        assert session._habits == Habits("Careless/1.0")
+        assert session._habits() == Habits("Careless/1.0")
         with pytest.raises(OSError, match="not empty"):
             session.remove("dir")
         session.write("new.txt", io.BytesIO(b"new"), 3, None, None)
@@ -1275,6 +1343,72 @@ def test_another_server_at_the_same_address(make, scripted):
     assert second.files == {"/dav/dir/a.txt": b"a", "/dav/new.txt": b"new"}
     # What a session to the first still finds out is not noted for the second.
     assert storage.pool.endpoint.notebook.of("Careless/1.0") is not known
+
+
+def test_another_server_behind_a_session(make, scripted):
+    """A proxy's, or that of a connection that was renewed: the next answer shows it."""
+    server = scripted(MemoryDAV({"a.txt": b"a"}, name="Careful/1.0"))
+    storage = make(server, allow_overwrite=True)
+    warm_up(storage)
+    assert habits(storage).delete_spares
+    assert habits(storage).move_spares
+    second = Forgetful({"dir/a.txt": b"a", "new.txt": b"new"}, name="Careless/1.0", careful=False)
+    second.folders.add("/dav/dir")
+    second.forgets = True
+    server.script = second
+    with storage.pool.connection() as session:
+        # The answer to the upload itself is the first of the second server.
+        with pytest.raises(OSError, match="holds 2 of 4 bytes"):
+            session.write("short.txt", io.BytesIO(b"1234"), 4, None, None)
+        with pytest.raises(OSError, match="not empty"):
+            session.remove("dir")
+        with pytest.raises(IsADirectoryError):
+            session.replace("new.txt", "dir")
+    assert storage.pool.stats().connects == 1
+    assert second.files.keys() == {"/dav/dir/a.txt", "/dav/new.txt", "/dav/short.txt"}
+
+
+@pytest.mark.parametrize("verb", ["remove", "replace"])
+def test_another_server_in_the_middle_of_an_experiment(make, scripted, verb):
+    """Nobody knows which of them it tells of."""
+    first = MemoryDAV({"a.txt": b"a", "new.txt": b"new"}, name="Careful/1.0")
+
+    def exchange(request: Request) -> Reply:
+        if in_scratch(request) and request.target.endswith("/") and request.method == "DELETE":
+            first.name = "Careless/1.0"
+        return first(request)
+
+    storage = make(scripted(exchange))
+    with storage.pool.connection() as session:
+        pages = [session._habits()]
+        session.remove("a.txt") if verb == "remove" else session.replace("new.txt", "a.txt")
+        pages.append(session._habits())
+    assert [page.server for page in pages] == ["Careful/1.0", "Careless/1.0"]
+    assert {(page.delete_spares, page.move_spares) for page in pages} == {(None, None)}
+
+
+def test_what_was_learned_grows_old_in_a_session(make, scripted, monkeypatch):
+    """A proxy does not tell that another server took the place of the first behind it."""
+    later = [0.0]
+    server = scripted(MemoryDAV({"a.txt": b"a"}))
+    storage = make(server, allow_overwrite=True)
+    notebook = storage.pool.endpoint.notebook
+    monkeypatch.setattr(notebook, "_clock", lambda: time.monotonic() + later[0])
+    warm_up(storage)
+    assert habits(storage).delete_spares
+    server.script = second = Forgetful({"dir/a.txt": b"a", "new.txt": b"new"}, careful=False)
+    second.folders.add("/dav/dir")
+    second.forgets = True
+    later[0] = LIFETIME + 1
+    with storage.pool.connection() as session:
+        with pytest.raises(OSError, match="not empty"):
+            session.remove("dir")
+        with pytest.raises(IsADirectoryError):
+            session.replace("new.txt", "dir")
+        with pytest.raises(OSError, match="holds 2 of 4 bytes"):
+            session.write("short.txt", io.BytesIO(b"1234"), 4, None, None)
+    assert storage.pool.stats().connects == 1
+    assert second.files.keys() == {"/dav/dir/a.txt", "/dav/new.txt", "/dav/short.txt"}
 
 
 def test_what_was_learned_grows_old():
@@ -1666,6 +1800,25 @@ def test_an_answer_that_is_no_multistatus(make, scripted, body, message):
         kind = ConnectError if broken == "/dav/" else ProtocolError
         assert isinstance(caught.value, kind)
         assert caught.value.filename == "a"
+
+
+def test_a_broken_answer_is_asked_for_once_more(make, scripted):
+    """rclone ends it with an error in plain text when an upload begins while it lists."""
+    dav = MemoryDAV({"a": b""})
+    broken: list[Request] = []
+
+    def break_off(request: Request) -> Reply | None:
+        if request.target != "/dav/" or request.headers["depth"] == "0" or broken:
+            return None
+        broken.append(request)
+        reply = dav(request)
+        reply.body += b"Internal Server Error"
+        return reply
+
+    server = scripted(instead(dav, PROPFIND=break_off))
+    storage = make(server)
+    assert storage.listdir("") == ([], ["a"])
+    assert server.methods() == ["PROPFIND"] * 3
 
 
 def test_a_long_listing_takes_little_memory(make, scripted):

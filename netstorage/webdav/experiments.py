@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 
 from .habits import Habits
-from .http import DELETED, DONE, HTTP
+from .http import DELETED, DONE, HTTP, REFUSED
 from .looking import Looking
 from .moving import Moving
 
@@ -22,7 +22,9 @@ logger = logging.getLogger("netstorage.webdav")
 class Experiments:
     """Finds out the habits of a server."""
 
-    def __init__(self, http: HTTP, looking: Looking, moving: Moving, habits: Habits) -> None:
+    def __init__(
+        self, http: HTTP, looking: Looking, moving: Moving, habits: Callable[[], Habits]
+    ) -> None:
         self._http = http
         self._looking = looking
         self._moving = moving
@@ -34,26 +36,28 @@ class Experiments:
 
         An empty file is moved to such a name and back, where a cut leads to itself.
         """
-        if self._habits.keeps_names is None:
+        known = self._habits()
+        if known.keeps_names is None:
             probe = temporary(directory)
             self._put_empty(probe)
             try:
                 self._moving.move(probe, probe + "?;", overwrite=False)
                 self._moving.move(probe + "?;", probe, overwrite=False)
             except (PermissionError, FileExistsError, FileNotFoundError):
-                self._habits.keeps_names = False
+                known.keeps_names = False
             else:
-                self._habits.keeps_names = True
+                known.keeps_names = True
             finally:
                 self._http.request("DELETE", probe, {"Depth": "0"})
-        return self._habits.keeps_names
+        return known.keeps_names
 
     def lists_hidden(self, directory: str) -> bool:
         """Tell whether names that begin with a dot are listed, by a file put there: nginx does not.
 
         Its DELETE would take them along.
         """
-        if self._habits.lists_hidden is None:
+        known = self._habits()
+        if known.lists_hidden is None:
             probe = temporary(directory)
             self._put_empty(probe)
             try:
@@ -63,50 +67,61 @@ class Experiments:
                 response = self._http.request("DELETE", probe, {"Depth": "0"})
             if response.status_code not in DELETED:
                 raise self._http.refusal(response, directory)
-            self._habits.lists_hidden = found
-        return self._habits.lists_hidden
+            known.lists_hidden = found
+        return known.lists_hidden
 
     def find_delete_spares(self, directory: str) -> None:
         """Find out what the DELETE that is meant for a file does to a collection."""
-        if self._habits.delete_spares is None:
+        known = self._habits()
+        if known.delete_spares is None:
             found = self._in_scratch(directory, self._delete_spares)
             if found is not None:
-                self._habits.delete_spares = found
+                known.delete_spares = found
 
-    def _delete_spares(self, collection: str, file: str) -> bool:
+    def _delete_spares(self, collection: str, file: str) -> bool | None:
         response = self._http.request("DELETE", collection, {"Depth": "0"})
-        if response.status_code < 300 or not self._looking.is_taken(file):
+        if response.status_code < 300:
+            return False
+        if response.status_code not in REFUSED:
+            return None
+        if not self._looking.is_taken(file):
             return False
         # The refusal counts only where the same request does remove a file.
         return self._http.request("DELETE", file, {"Depth": "0"}).status_code in DELETED
 
     def find_move_spares(self, directory: str) -> None:
         """Find out what a MOVE with Overwrite: T does to a collection."""
-        if self._habits.move_spares is None:
+        known = self._habits()
+        if known.move_spares is None:
             found = self._in_scratch(directory, self._move_spares)
             if found is not None:
-                self._habits.move_spares = found
+                known.move_spares = found
 
-    def _move_spares(self, collection: str, file: str) -> bool:
+    def _move_spares(self, collection: str, file: str) -> bool | None:
         target, moved = temporary(collection), temporary(collection)
         self._make_collection(target)
         # The refusal counts only where a file can be moved, to a Destination that is understood.
         self._moving.move(file, moved, overwrite=False)
-        try:
-            self._moving.move(moved, target, overwrite=True)
-        except IsADirectoryError:
-            return not self._looking.stat(moved).is_dir
-        return False
+        refused = self._moving.attempt(moved, target, overwrite=True)
+        if refused is None or not self._looking.is_dir(target):
+            return False
+        if refused.status_code not in REFUSED:
+            return None
+        return not self._looking.stat(moved).is_dir
 
-    def _in_scratch(self, directory: str, experiment: Callable[[str, str], bool]) -> bool | None:
+    def _in_scratch(
+        self, directory: str, experiment: Callable[[str, str], bool | None]
+    ) -> bool | None:
         """Do an experiment on a collection of our own, with an empty file in it; remove both.
 
         Returns:
             What was found. None if the server would not have it (a full disk, no right to make
-            collections): this session does not try again, the next one does.
+            collections) or was busy: this session does not try again, the next one does. None, too,
+            if another server took its place meanwhile.
         """
         if self._gave_up:
             return None
+        known = self._habits()
         collection = temporary(directory)
         file = temporary(collection)
         found: bool | None = None
@@ -119,11 +134,13 @@ class Experiments:
             raise
         except OSError as error:
             logger.info("an experiment on %s was refused: %s", self._http.server, error)
-            self._gave_up = True
         finally:
             cleaned = self._remove_scratch(collection)
-        # Not to leave more of them behind, it is not done again.
-        return found if cleaned else False
+        self._gave_up = found is None
+        if not cleaned:
+            # Not to leave more of them behind, it is not done again.
+            return False
+        return found if self._habits() is known else None
 
     def _make_collection(self, path: str) -> None:
         response = self._http.request("MKCOL", path, slash=True)

@@ -14,8 +14,9 @@ LIFETIME = 3600.0
 class Habits:
     """What a server does where servers differ; None: nobody knows yet.
 
-    The sessions of an endpoint share it without a lock: each finding is one assignment, and two
-    sessions that find out at the same time find the same.
+    The sessions of an endpoint share it without a lock: each finding is one assignment. What
+    uploads show may differ from one to the next, so it is two flags that are only ever set: no
+    session that is still content takes back the distrust of another.
 
     Attributes:
         server: The ``Server`` header of the one that all this was learned from.
@@ -24,7 +25,8 @@ class Habits:
         lists_hidden: Whether it lists names that begin with a dot.
         delete_spares: Whether it refuses to delete a collection named without slash, Depth 0.
         move_spares: Whether it refuses to move a file onto a collection, with Overwrite: T.
-        stores_whole: Whether an upload was found whole. False for good, once one was not.
+        stored_whole: Whether an upload was found whole.
+        stored_less: Whether one was not: then all are looked at.
     """
 
     server: str = ""
@@ -33,7 +35,8 @@ class Habits:
     lists_hidden: bool | None = None
     delete_spares: bool | None = None
     move_spares: bool | None = None
-    stores_whole: bool | None = None
+    stored_whole: bool = False
+    stored_less: bool = False
 
 
 class Notebook:
@@ -48,7 +51,10 @@ class Notebook:
         self._page = (Habits(), clock())
 
     def of(self, server: str) -> Habits:
-        """Return what is known; nothing, if it is of another ``Server`` header, or too old."""
+        """Return what is known; nothing, if it is of another ``Server`` header, or too old.
+
+        To be asked at each use: both change while a session lives.
+        """
         habits, since = self._page
         now = self._clock()
         if habits.server != server or now - since > LIFETIME:

@@ -37,6 +37,9 @@ DONE = frozenset({200, 201, 204})
 """What says that a PUT, MKCOL or MOVE was done."""
 DELETED = frozenset({200, 202, 204})
 
+REFUSED = frozenset({301, 400, 403, 405, 409, 412})
+"""What servers say to a DELETE or MOVE of a file that meets a collection. Others may be busy."""
+
 ERRNO = {
     400: errno.EINVAL,
     403: errno.EACCES,
@@ -65,6 +68,7 @@ class HTTP:
     Attributes:
         closed: Whether the connection is of no further use.
         can_propfind: Whether the server answers PROPFIND, as far as is known.
+        software: The ``Server`` header of the last answer.
     """
 
     def __init__(self, client: Client, url: httpx.URL, server: str, timeout: float) -> None:
@@ -75,6 +79,7 @@ class HTTP:
         self.server = server
         self.closed = False
         self.can_propfind = True
+        self.software = ""
 
     def close(self) -> None:
         """Close the connection."""
@@ -124,6 +129,7 @@ class HTTP:
         sent = {**IDENTITY, **(headers or {})}
         with self._explained(), self._answer(method, url, sent, content) as response:
             self._remember_socket(response)
+            self.software = response.headers.get("server", "")
             if response.status_code == 401:
                 raise AuthenticationError(
                     f"{self.server} refused the credentials (401). Check the options username, "

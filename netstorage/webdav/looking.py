@@ -76,21 +76,27 @@ class Looking:
         raise self._http.refusal(response, path)
 
     def ask(self, path: str, depth: str, *, slash: bool) -> tuple[httpx.Response, list[Resource]]:
-        """Send PROPFIND, and read its answer if it is a multistatus."""
+        """Send PROPFIND, and read its answer if it is a multistatus.
+
+        A broken one is asked for once more: Go's server breaks off with "Internal Server Error" in
+        the middle if something that it lists was begun or vanished meanwhile.
+        """
         # lighttpd refuses a body without a type.
         headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
-        with self._http.stream(
-            "PROPFIND", path, headers, slash=slash, content=PROPERTIES
-        ) as response:
-            if response.status_code != 207:
-                return response, []
-            try:
-                return response, parse_multistatus(response.iter_bytes())
-            except MultistatusError as error:
-                raise ProtocolError(
-                    f"{self._http.server} broke the WebDAV protocol: its answer to PROPFIND is "
-                    f"{error}"
-                ) from error
+        broken: MultistatusError | None = None
+        for _ in range(2):
+            with self._http.stream(
+                "PROPFIND", path, headers, slash=slash, content=PROPERTIES
+            ) as response:
+                if response.status_code != 207:
+                    return response, []
+                try:
+                    return response, parse_multistatus(response.iter_bytes())
+                except MultistatusError as error:
+                    broken = error
+        raise ProtocolError(
+            f"{self._http.server} broke the WebDAV protocol: its answer to PROPFIND is {broken}"
+        ) from broken
 
     def raise_if_below_a_file(self, path: str) -> None:
         """Say that nothing is there where Apache and lighttpd say 400 and 403: below a file."""

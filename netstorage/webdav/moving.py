@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 import httpx
 
@@ -18,12 +19,16 @@ class Moving:
     Args:
         http: The connection.
         looking: Tells what happened when the answer does not.
-        habits: What is known of the server; the Destination that it understands is added.
+        habits: Tells what is known of the server; the Destination that it understands is added.
         called: The segments of the root's path in the server's own answers, where it gave any.
     """
 
     def __init__(
-        self, http: HTTP, looking: Looking, habits: Habits, called: tuple[str, ...] | None
+        self,
+        http: HTTP,
+        looking: Looking,
+        habits: Callable[[], Habits],
+        called: tuple[str, ...] | None,
     ) -> None:
         self._http = http
         self._looking = looking
@@ -38,16 +43,29 @@ class Moving:
             IsADirectoryError: It is to be overwritten, and is a collection's; see
                 Habits.move_spares.
         """
+        refused = self.attempt(source, target, overwrite=overwrite)
+        if refused is None:
+            return
+        if overwrite:
+            self._looking.require_missing_or_file(target)
+        elif refused.status_code == 412 or self._looking.is_taken(target):
+            raise FileExistsError(errno.EEXIST, "the name is taken", target)
+        # Perhaps a proxy's settings have changed: the next one tries them all again.
+        self._habits().destination = None
+        raise self._http.refusal(refused, target)
+
+    def attempt(self, source: str, target: str, *, overwrite: bool) -> httpx.Response | None:
+        """MOVE a file, and return the answer that refused it; None if it was moved."""
         refused: httpx.Response | None = None
-        known = self._habits.destination
+        known = self._habits().destination
         for base in self._bases if known is None else [known]:
             destination = base + quote_path(target)
             headers = {"Destination": destination, "Overwrite": "T" if overwrite else "F"}
             response = self._http.request("MOVE", source, headers)
             if response.status_code in DONE:
                 # What a server understands it will understand again.
-                self._habits.destination = base
-                return
+                self._habits().destination = base
+                return None
             if refused is None or refused.status_code == 502:
                 # 502 speaks of the base alone.
                 refused = response
@@ -58,18 +76,11 @@ class Moving:
                 self._looking.stat(source)
             except FileNotFoundError:
                 self._looking.stat(target)
-                self._habits.destination = base
-                return
+                self._habits().destination = base
+                return None
             if response.status_code == 412:
                 break
-        assert refused is not None  # noqa: S101 - there always is a base; for the type checker
-        if overwrite:
-            self._looking.require_missing_or_file(target)
-        elif refused.status_code == 412 or self._looking.is_taken(target):
-            raise FileExistsError(errno.EEXIST, "the name is taken", target)
-        # Perhaps a proxy's settings have changed: the next one tries them all again.
-        self._habits.destination = None
-        raise self._http.refusal(refused, target)
+        return refused
 
 
 def _possible_destinations(url: httpx.URL, called: tuple[str, ...] | None) -> list[str]:

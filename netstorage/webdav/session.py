@@ -49,7 +49,7 @@ class WebDAVSession(Session):
         self._url = url
         self._server = server
         self._notebook = notebook
-        self._meet(Habits(), None)
+        self._meet(None)
 
     # The connection
 
@@ -73,12 +73,15 @@ class WebDAVSession(Session):
             self._http.can_propfind = response.status_code not in {405, 501}
         else:
             raise self._http.refusal(response, "")
-        self._meet(self._notebook.of(response.headers.get("server", "")), called)
+        self._meet(called)
 
-    def _meet(self, habits: Habits, called: tuple[str, ...] | None) -> None:
-        self._habits = habits
+    def _meet(self, called: tuple[str, ...] | None) -> None:
         self._moving = Moving(self._http, self._looking, self._habits, called)
         self._experiments = Experiments(self._http, self._looking, self._moving, self._habits)
+
+    def _habits(self) -> Habits:
+        """Return what is known now of the server that answered last: it may have been exchanged."""
+        return self._notebook.of(self._http.software)
 
     def is_alive(self) -> bool:
         """Tell whether the session was not closed: the HTTP client renews lost connections."""
@@ -215,19 +218,21 @@ class WebDAVSession(Session):
                 response = self._http.request("PUT", path, headers, content=body)
         if response.status_code not in DONE:
             raise self._http.refusal(response, path)
-        proven = self._habits.stores_whole and response.status_code != 200 and body.sent == 1
-        if size > LOOK_FIRST or not proven:
+        habits = self._habits()
+        proven = habits.stored_whole and not habits.stored_less
+        usual = response.status_code != 200 and body.sent == 1
+        if size > LOOK_FIRST or not (proven and usual):
             self._require_whole(path, size)
 
     def _require_whole(self, path: str, size: int) -> None:
         there = self.stat(path).size
         if there not in {size, None}:
-            self._habits.stores_whole = False
+            self._habits().stored_less = True
             raise OSError(
                 errno.EIO, f"the server holds {there} of {size} bytes that were sent", path
             )
-        if there and self._habits.stores_whole is None:
-            self._habits.stores_whole = True
+        if there:
+            self._habits().stored_whole = True
 
     def makedirs(self, path: str) -> None:
         """MKCOL, and what is missing above it first."""
@@ -270,7 +275,7 @@ class WebDAVSession(Session):
         Elsewhere a look goes first: lighttpd moves into a collection, others destroy it.
         """
         self._require_good_name(target)
-        if not self._habits.move_spares:
+        if not self._habits().move_spares:
             self._looking.require_missing_or_file(target)
             self._experiments.find_move_spares(posixpath.dirname(target))
         self._moving.move(source, target, overwrite=True)
@@ -296,7 +301,7 @@ class WebDAVSession(Session):
         one without a slash and with Depth 0 if it meets a collection; for others a look goes first.
         """
         refused: httpx.Response | None = None
-        if self._habits.delete_spares and path:
+        if self._habits().delete_spares and path:
             refused = self._http.request("DELETE", path, {"Depth": "0"})
             if refused.status_code in DELETED:
                 return
