@@ -7,6 +7,7 @@ it, once in a session.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,30 @@ from tests.servers.base import Server
 from tests.servers.scripted import Loop, Scripted
 
 pytest_plugins = ["netstorage.testing.fixtures"]
+
+
+FEW = {"embedded-sftp", "embedded-webdav", "sshd", "apache"}
+"""Servers that are met everywhere."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what would only be repeated on more servers.
+
+    A module that stands on the Storage API alone says FEW_SERVERS, since the contract covers the
+    rest; and what differs between Pythons and Djangos is no server, so the matrix has
+    ``NETSTORAGE_SERVERS=few``.
+    """
+    few = os.environ.get("NETSTORAGE_SERVERS") == "few"
+
+    def is_kept(item: pytest.Item) -> bool:
+        params = getattr(item, "callspec", None) and item.callspec.params
+        if not params or not (few or getattr(item.module, "FEW_SERVERS", False)):
+            return True
+        return all(params.get(name, "sshd") in FEW for name in ("server", "any_sftp", "any_webdav"))
+
+    kept = [item for item in items if is_kept(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not is_kept(item)])
+    items[:] = kept
 
 
 class Running:

@@ -32,6 +32,7 @@ from tests.contract.relay import PATIENCE, Relay
 from tests.servers import fresh_location
 from tests.servers.base import free_port
 
+FEW_SERVERS = True
 ROOT = Path(__file__).parents[1]
 
 

@@ -30,6 +30,7 @@ from tests.contract.relay import PATIENCE
 from tests.servers import fresh_location
 from tests.servers.base import free_port
 
+FEW_SERVERS = True
 APPS = base_settings.INSTALLED_APPS
 ROOT = Path(__file__).parents[1]
 MANIFEST = "staticfiles.json"
