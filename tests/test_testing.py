@@ -353,10 +353,12 @@ def test_a_killed_parent_leaves_nothing(tmp_path, number):
 def test_ctrl_c_leaves_nothing(tmp_path):
     """Ctrl-C goes to the whole process group; the parent stops the servers in its own time."""
     code = """
-    import httpx
+    import httpx, time
     try:
         print("ready", flush=True)
-        sys.stdin.read()
+        # Not one long wait: a signal just before it would be seen only at its end.
+        while True:
+            time.sleep(0.05)
     except KeyboardInterrupt:
         print(httpx.get(webdav.url).status_code, flush=True)
     finally:
