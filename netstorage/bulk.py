@@ -27,6 +27,7 @@ from .storage import NetworkStorage
 T = TypeVar("T")
 R = TypeVar("R")
 
+# File is generic in the stubs only.
 Content = File | os.PathLike[str] | str | Callable[[], File]  # type: ignore[type-arg]
 """What to save: an open file, the path of a local file, or a function that opens a file."""
 
@@ -197,7 +198,7 @@ class _Job:
 
     name: str
     is_large: bool = False
-    _content: File | None = None  # type: ignore[type-arg]
+    _content: File | None = None  # type: ignore[type-arg] # generic in the stubs only
     _is_ours: bool = False
     _error: Exception | None = None
     _broken_off: Event = field(default_factory=Event)

@@ -105,6 +105,7 @@ class RemoteFile(File):  # type: ignore[type-arg] # generic in the stubs only
     def open(self, mode: str | None = None, *args: Any, **kwargs: Any) -> RemoteFile:
         """Go back to the beginning; a closed file is opened again."""
         if self._closed:
+            # The caller holds this very object, so it is made anew in place.
             self.__init__(self._remote, self.name or "", mode or self.mode)  # type: ignore[misc]
         elif self._file is not None:
             self._file.seek(0)

@@ -24,14 +24,11 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_REQUESTS = 64
 """Requests of lookups that may be in flight."""
-FIRST_WINDOW = 16 * LONGEST_LENGTH
-"""Bytes of bulk data that may be in flight at first, in so many requests at the most: enough for
-loopback and for 20 ms at 1 Gbit/s."""
-FIRST_REQUESTS = 64
-LAST_WINDOW = 32 * LONGEST_LENGTH
-"""Bytes that may be in flight on a long line: as much as the channel takes in
-(ssh.CHANNEL_WINDOW)."""
-LAST_REQUESTS = 256
+FIRST_WINDOW, FIRST_REQUESTS = 16 * LONGEST_LENGTH, 64
+"""Bytes of bulk data that may be in flight at first, and in how many requests at the most: enough
+for loopback and for 20 ms at 1 Gbit/s."""
+LAST_WINDOW, LAST_REQUESTS = 32 * LONGEST_LENGTH, 256
+"""The same on a long line: as many bytes as the channel takes in (ssh.CHANNEL_WINDOW)."""
 
 
 class Window:

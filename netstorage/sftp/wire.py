@@ -46,6 +46,7 @@ LONGEST_LENGTH = 255 * 2**10
 """Bytes of data in a request at the most: what OpenSSH allows in its packets of 256 KiB."""
 MAX_FRAME = 2**20
 """Bytes of an answer beyond which a server is taken to be lying."""
+
 _HEAD = struct.Struct(">IBI")
 
 
