@@ -8,6 +8,7 @@ it, once in a session.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,12 @@ pytest_plugins = ["netstorage.testing.fixtures"]
 
 FEW = {"embedded-sftp", "embedded-webdav", "sshd", "apache"}
 """Servers that are met everywhere."""
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C: a shell's background jobs are deaf to it, and so would be our children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
