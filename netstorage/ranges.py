@@ -23,8 +23,10 @@ U = TypeVar("U")
 FIRST_WINDOW = 8 * 2**10
 """Bytes fetched at least where reading starts or jumps to: a header or a directory of a ZIP."""
 WINDOW_GROWTH = 4
-LAST_WINDOW = 32 * 2**20
+LAST_WINDOW = 16 * 2**20
 """Bytes fetched at once at the most while reading goes on in sequence."""
+PASSING = 8 * 2**20
+"""Bytes from which on a single read goes past the spool, into the reader's own memory."""
 LONG = 0.5
 """Seconds that a window may take and the next one still be larger: others want the session."""
 BUFFER = 128 * 2**10
@@ -50,10 +52,11 @@ class Remote(Protocol):
 class Ranges(io.RawIOBase):
     """The bytes of a remote file: fetched when they are first read, kept in a spool.
 
-    A file that is read straight on takes no more room than two windows: then the spool is filled
-    anew, unless somebody went back to what had been dropped.
+    What is read straight on takes no more room than two windows: then the spool is filled anew. A
+    very large read goes past it. For somebody who goes back to what was forgotten it is fetched
+    again, and all is kept from then on.
 
-    ``_pieces`` tells, sorted, which ranges are there: (start, stop, place in the spool).
+    ``_pieces`` tells, sorted, which ranges are in the spool: (start, stop, place there).
     """
 
     def __init__(self, remote: Remote, name: str) -> None:
@@ -64,7 +67,7 @@ class Ranges(io.RawIOBase):
         self._position = 0
         self._window = FIRST_WINDOW
         self._fetched_to = 0
-        self._dropped_to = 0
+        self._forgotten_to = 0
         self._goes_back = False
         self._took = 0.0
         self._version: Stat | None = None
@@ -116,18 +119,20 @@ class Ranges(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         if not view:
             return 0
+        count = self._copy(view)
+        if not count and not self._at_end():
+            count = self._fetch(self._position, self.wanted, view) or self._copy(view)
+        self._position += count
+        return count
+
+    def _copy(self, view: memoryview) -> int:
+        """Copy what is here of the bytes at the position; return how many."""
         piece = self._piece_at(self._position)
-        if piece is None and not self._at_end():
-            self._fetch(self._position, self.wanted)
-            piece = self._piece_at(self._position)
         if piece is None:
             return 0
         start, stop, place = piece
-        count = min(len(view), stop - self._position)
         self._spool.seek(place + self._position - start)
-        count = self._spool.readinto(view[:count])
-        self._position += count
-        return count
+        return self._spool.readinto(view[: stop - self._position])
 
     def close(self) -> None:
         """Forget the bytes."""
@@ -144,8 +149,17 @@ class Ranges(io.RawIOBase):
             return self._pieces[index]
         return None
 
-    def _fetch(self, start: int, stop: int | None) -> None:
-        """Get ``start`` to ``stop`` (None: the end), and a window from ``start`` at the least."""
+    def _fetch(self, start: int, stop: int | None, view: memoryview | None = None) -> int:
+        """Get ``start`` to ``stop`` (None: the end), and a window from ``start`` at the least.
+
+        Args:
+            start: From where.
+            stop: How far, if that is more than a window.
+            view: The memory of whoever reads from ``start``.
+
+        Returns:
+            How many bytes are in ``view`` already.
+        """
         goes_on = start == self._fetched_to and start > 0
         if not goes_on:
             self._window = FIRST_WINDOW
@@ -156,39 +170,64 @@ class Ranges(io.RawIOBase):
         for end in (self.told_size, self._next_piece(start)):
             if end is not None:
                 stop = end if stop is None else min(stop, end)
-        self._goes_back = self._goes_back or start < self._dropped_to
-        if goes_on and not self._goes_back and self._spool.size() >= LAST_WINDOW:
-            self._pieces = []
-            self._dropped_to = start
-        arrived: list[tuple[int, int, int]] = []
+
+        self._goes_back = self._goes_back or start < self._forgotten_to
+        if not self._goes_back:
+            if view is not None and stop is not None and min(len(view), stop - start) >= PASSING:
+                count = self._receive(start, stop, view[: stop - start])
+                self._forgotten_to = start + count
+                return count
+            if goes_on and self._spool.size() >= LAST_WINDOW:
+                self._pieces = []
+                self._forgotten_to = start
+        self._receive(start, stop)
+        return 0
+
+    def _receive(self, start: int, stop: int | None, memory: memoryview | None = None) -> int:
+        """Fetch a range: into ``memory`` what that has room for, anything else into the spool.
+
+        Returns:
+            How many bytes of ``memory`` are filled, from its beginning.
+        """
+        passed: list[tuple[int, int, int]] = []
+        kept: list[tuple[int, int, int]] = []
+        room = start + len(memory or ())
         place = self._spool.seek(0, os.SEEK_END if self._pieces else os.SEEK_SET)
 
         def sink(offset: int, data: memoryview) -> None:
             nonlocal place
-            self._spool.write(data)
             end = offset + len(data)
-            if arrived and arrived[-1][1] == offset:
-                arrived[-1] = (arrived[-1][0], end, arrived[-1][2])
+            if memory is not None and start <= offset and end <= room:
+                memory[offset - start : end - start] = data
+                _note(passed, offset, end, offset - start)
             else:
-                arrived.append((offset, end, place))
-            place += len(data)
+                self._spool.write(data)
+                _note(kept, offset, end, place)
+                place += len(data)
 
         began = monotonic()
         self._check(self._remote.read(start, stop, sink))
         self._took = monotonic() - began
-        promised = self.told_size
-        for first, end, at in arrived:
-            # A fetch that was repeated may have met a longer file before.
-            self._keep(first, end if promised is None else min(end, promised), at)
-        self._fetched_to = max((end for _, end, _ in arrived), default=start)
-        if promised is not None:
-            wanted = promised if stop is None else min(stop, promised)
-            if start < wanted and self._piece_at(start) is None:
+        arrived_to = max((end for _, end, _ in (*passed, *kept)), default=start)
+        # A fetch that was repeated may have met a longer file before.
+        told = self.told_size
+        limit = arrived_to if told is None else told
+        for first, end, at in kept:
+            self._keep(first, min(end, limit), at)
+        filled = start
+        for first, end, _ in sorted(passed):
+            if first <= filled:
+                filled = max(filled, min(end, limit))
+        self._fetched_to = min(arrived_to, limit)
+        if told is not None and filled == start and self._piece_at(start) is None:
+            wanted = told if stop is None else min(stop, told)
+            if start < wanted:
                 raise changed(
                     self._name,
-                    f"the server says {promised} bytes but has none at {start}; "
+                    f"the server says {told} bytes but has none at {start}; "
                     "open the file again to read what it holds now",
                 )
+        return filled - start
 
     def _next_piece(self, start: int) -> int | None:
         index = bisect_right(self._pieces, start, key=lambda piece: piece[0])
@@ -258,6 +297,13 @@ class Reader(io.BufferedReader):
             return read(argument)
         finally:
             self._ranges.wanted = 0
+
+
+def _note(pieces: list[tuple[int, int, int]], start: int, stop: int, place: int) -> None:
+    """Add a piece; one that goes on from the last is one with it."""
+    if pieces and pieces[-1][1] == start:
+        start, _, place = pieces.pop()
+    pieces.append((start, stop, place))
 
 
 def changed(name: str, message: str) -> FileChanged:

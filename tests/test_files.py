@@ -33,7 +33,7 @@ from PIL import Image
 
 from netstorage import ConnectionLost, FileChanged, ranges
 from netstorage.files import RemoteFile, local_source
-from netstorage.ranges import BUFFER, FIRST_WINDOW, LAST_WINDOW, LONG
+from netstorage.ranges import BUFFER, FIRST_WINDOW, LAST_WINDOW, LONG, PASSING
 from netstorage.session import SMALL, Stat
 from netstorage.spool import Spool
 
@@ -406,28 +406,72 @@ def test_reading_in_sequence_makes_few_requests(piece):
     assert far.moved == BIG
 
 
-@pytest.mark.parametrize("max_memory", [0, 2**20])
-def test_what_is_read_straight_on_takes_little_room(monkeypatch, max_memory):
+@pytest.fixture
+def small_windows(monkeypatch):
+    """What takes many MiB otherwise, to be seen with some KiB."""
     monkeypatch.setattr(ranges, "LAST_WINDOW", 100_000)
+    monkeypatch.setattr(ranges, "PASSING", 100_000)
+
+
+@pytest.mark.parametrize("max_memory", [0, 2**20])
+@pytest.mark.parametrize("piece", [1000, 50_000, 150_000])
+@pytest.mark.usefixtures("small_windows")
+def test_what_is_read_straight_on_takes_little_room(piece, max_memory):
     content = random.Random(1).randbytes(2_000_000)
     far = Far(content, max_memory=max_memory)
     with far.open() as file:
         room = 0
-        for start in range(0, len(content), 1000):
-            assert file.read(1000) == content[start : start + 1000]
+        for start in range(0, len(content), piece):
+            assert file.read(piece) == content[start : start + piece]
             room = max(room, file._ranges._spool.size())
-        assert room <= 2 * 100_000
+        assert room <= 3 * 100_000
         assert far.moved == len(content)
 
-        # Who goes back has what was dropped fetched again, once.
+        # Who goes back has what was forgotten fetched again, once.
         for _ in range(3):
             file.seek(0)
             assert file.read() == content
         assert far.moved <= 2 * len(content)
 
 
-def test_a_lost_window_drops_nothing_that_is_still_to_be_read(monkeypatch):
-    monkeypatch.setattr(ranges, "LAST_WINDOW", 100_000)
+@pytest.mark.parametrize("order", ["first", "last", "mixed"])
+@pytest.mark.parametrize("piece", [1000, 99_999, 200_000, -1])
+@pytest.mark.usefixtures("small_windows")
+def test_what_goes_past_the_spool_is_as_it_was(piece, order):
+    """In whatever order it arrives, with jumps ahead, and for one who goes back."""
+    content = random.Random(1).randbytes(2_000_000)
+    far = Far(content, order=order)
+    with far.open() as file:
+        file.seek(1_000_000)
+        assert file.read(10) == content[1_000_000:1_000_010]
+        file.seek(0)
+        assert b"".join(iter(lambda: file.read(piece), b"")) == content
+        for back in (10, 140_000, 900_000):
+            file.seek(len(content) - back)
+            assert file.read(piece) == content[-back:][: None if piece < 0 else piece]
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_repeated_window_is_the_last_ones(monkeypatch):
+    """A lost session may have brought a part already, in other pieces and of an older version."""
+    content = random.Random(1).randbytes(1_000_000)
+    far = Far(content)
+    whole = far.read
+
+    def twice(start, stop, sink):
+        sink(start, memoryview(b"#" * 3000))
+        sink(start + 5000, memoryview(b"#" * 3000))
+        return whole(start, stop, sink)
+
+    far.read = twice
+    with far.open() as file:
+        assert b"".join(iter(lambda: file.read(1000), b"")) == content
+    with far.open() as file:
+        assert file.read() == content
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_lost_window_drops_nothing_that_is_still_to_be_read():
     content = random.Random(1).randbytes(500_000)
     far = Far(content)
     with far.open() as file:
@@ -492,7 +536,7 @@ def test_a_small_read_asks_for_no_more_than_a_window():
     assert far.asked == [(0, FIRST_WINDOW), (2**20, 2**20 + FIRST_WINDOW)]
 
 
-@pytest.mark.parametrize("size", [FIRST_WINDOW + 1, 100_000, BUFFER + 1, 10_000_000])
+@pytest.mark.parametrize("size", [FIRST_WINDOW + 1, 100_000, BUFFER + 1, PASSING - 1])
 @pytest.mark.parametrize("how", ["read", "readinto"])
 def test_a_large_read_is_one_request_for_what_it_reads(how, size):
     far = Far(bytes(BIG))
@@ -505,6 +549,24 @@ def test_a_large_read_is_one_request_for_what_it_reads(how, size):
         file.seek(2**24)
         file.readline(1)
     assert far.asked == [(0, size), (2**24, 2**24 + FIRST_WINDOW)]
+
+
+@pytest.mark.parametrize("how", ["read", "readinto"])
+def test_a_very_large_read_is_one_request_and_not_kept(how):
+    content = some_bytes(BIG)
+    far = Far(content)
+    size = PASSING + BUFFER + 1
+    with far.open() as file:
+        if how == "read":
+            assert file.read(size) == content[:size]
+        else:
+            buffer = bytearray(size)
+            assert file.readinto(buffer) == size
+            assert buffer == content[:size]
+        assert file._ranges._spool.size() <= BUFFER
+        assert far.asked == [(0, size)]
+        assert file.read() == content[size:]
+    assert far.asked == [(0, size), (size, BIG)]
 
 
 def test_a_large_read_that_failed_says_nothing_of_the_next():

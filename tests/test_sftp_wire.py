@@ -1125,6 +1125,23 @@ def test_silence_in_the_middle_of_a_frame(scripted):
     assert connects(storage) == 2
 
 
+def test_a_slow_frame_is_no_silence(scripted):
+    """Each piece comes in time, the whole does not: a line may be slow."""
+
+    def drip(peer: Peer, request: Request) -> bytes:
+        answer = peer.honest(request)
+        step = len(answer) // 5 + 1
+        for number in range(5):
+            piece = answer[number * step :][:step]
+            peer.server.loop.loop.call_later(0.3 * number, peer.send, piece)
+        return b""
+
+    server = stocked(scripted(on("READ", drip)))
+    storage = server.storage(timeout=1)
+    assert read(storage, "f") == content(200_000)
+    assert connects(storage) == 1
+
+
 def test_a_late_answer_does_not_reach_the_next_request(scripted):
     """After a timeout the session is gone: what it still says is nobody's."""
     held: list[tuple[Peer, Request]] = []

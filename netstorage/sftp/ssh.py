@@ -257,14 +257,14 @@ class SFTPEndpoint:
 
     def _start_sftp(self, transport: paramiko.Transport, deadline: _Deadline) -> SFTPSession:
         channel = transport.open_session(window_size=CHANNEL_WINDOW, timeout=deadline.left())
-        channel.settimeout(deadline.left())
+        wire = Wire(channel, self.timeout, str(self))
+        wire.stream.set_timeout(deadline.left())
         try:
             channel.invoke_subsystem("sftp")
         except SSHException as error:
             raise ConnectError(
                 f"{self} does not offer SFTP to this user: it refused the subsystem"
             ) from error
-        wire = Wire(channel, self.timeout, str(self))
         wire.stream.set_timeout(deadline.left())
         try:
             wire.start()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import cast
 
 from paramiko import Channel
+from paramiko.buffered_pipe import BufferedPipe, PipeTimeout
 from paramiko.ssh_exception import SSHException
 
 from ..exceptions import ConnectionLost, ProtocolError
@@ -17,11 +19,75 @@ ENDS = (SSHException, EOFError, OSError)
 """What calls on a channel raise when nothing more comes through."""
 
 
+class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
+    """What a channel received, for one thread to read.
+
+    paramiko's own wakes the reader at every packet, 32 KiB at the most, for which both threads want
+    Python's lock. Here the reader says how much it needs before it can go on.
+
+    Attributes:
+        enough: Bytes that a read waits for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enough = 1
+        self._changed = threading.Condition(threading.Lock())
+        self._packets: list[bytes] = []
+        self._size = 0
+        self._fed_at = 0.0
+        self._ended = False
+
+    def feed(self, data: bytes | str) -> None:
+        """Take in a packet's data."""
+        packet = data if isinstance(data, bytes) else data.encode()
+        with self._changed:
+            self._packets.append(packet)
+            self._size += len(packet)
+            self._fed_at = time.monotonic()
+            if self._size >= self.enough:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Let reading end behind what is there."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def read(self, nbytes: int, timeout: float | None = None) -> bytes:
+        """Return what is there, ``nbytes`` at the most, once that is enough; nothing: the end.
+
+        Raises:
+            PipeTimeout: Nothing came for ``timeout`` seconds.
+        """
+        began = time.monotonic()
+        with self._changed:
+            while self._size < self.enough and not self._ended:
+                left = timeout
+                if timeout is not None:
+                    left = max(began, self._fed_at) + timeout - time.monotonic()
+                    if left <= 0:
+                        raise PipeTimeout
+                self._changed.wait(left)
+            data = b"".join(self._packets)
+            self._packets = [data[nbytes:]]
+            self._size = len(self._packets[0])
+            return data[:nbytes]
+
+    def read_ready(self) -> bool:
+        """Tell whether reading would not wait."""
+        return self._size >= self.enough or self._ended
+
+    def __len__(self) -> int:
+        """Return how many bytes are there."""
+        return self._size
+
+
 class Stream:
     """Sends and receives over a channel. One thread at a time sends, and one receives.
 
     Args:
-        channel: An open channel, on which the subsystem was started.
+        channel: An open channel, on which nothing was received yet.
         timeout: Seconds of silence after which the server is given up.
         server: The server's name, for messages.
 
@@ -32,6 +98,7 @@ class Stream:
 
     def __init__(self, channel: Channel, timeout: float, server: str) -> None:
         self.channel = channel
+        self._pipe = channel.in_buffer = Pipe()
         self.timeout = timeout
         self._server = server
         self.heard_at = 0.0
@@ -78,8 +145,9 @@ class Stream:
         return bytes(whole)
 
     def receive_some(self, count: int) -> memoryview:
-        """Receive what is there, at the most ``count`` bytes and at least one."""
+        """Receive what is there of ``count`` bytes that are on their way: all, or the first."""
         if not self._chunk:
+            self._pipe.enough = count
             # Asking for all that is there spares paramiko moving the rest within its buffer.
             try:
                 self._chunk = memoryview(self.channel.recv(2**24))

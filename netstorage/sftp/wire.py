@@ -69,7 +69,7 @@ class Wire:
     """The client's end of an SFTP channel.
 
     Args:
-        channel: An open channel, on which the subsystem was started.
+        channel: An open channel, on which nothing was received yet.
         timeout: Seconds of silence after which the server is given up.
         server: The server's name, for messages.
 
