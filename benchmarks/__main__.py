@@ -11,6 +11,7 @@ from .measure import progress
 from .report import RESULTS, Report, Table
 from .tables import (
     Run,
+    bounds,
     collectstatic,
     large,
     latency,
@@ -27,6 +28,7 @@ TABLES: dict[str, Callable[[Run], list[Table]]] = {
     "large": large.tables,
     "latency": latency.tables,
     "webdav": webdav.tables,
+    "bounds": bounds.tables,
     "memory": memory.tables,
     "lazy": lazy.tables,
     "many": many.tables,
