@@ -53,10 +53,17 @@ class Stat:
 
 @dataclass(frozen=True)
 class Entry:
-    """One name in a directory; a symbolic link is told as what it leads to."""
+    """One name in a directory.
+
+    Attributes:
+        name: The name.
+        is_dir: Whether it is a directory, or a symbolic link to one.
+        is_link: Whether it is a symbolic link, as far as the server tells.
+    """
 
     name: str
     is_dir: bool
+    is_link: bool = False
 
 
 class Session(ABC):

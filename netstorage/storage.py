@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 TEMPORARY = ".netstorage-"
 """Uploads grow under this prefix and 32 hexadecimal digits, beside the name they will get."""
-_is_temporary = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}").fullmatch
+_HIDDEN = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}(-link|\?;)?")
 
 NAMES_TRIED = 100
 """How many names a save tries: a subclass may answer with the same taken one for ever."""
@@ -274,7 +274,7 @@ class NetworkStorage(ConfiguredStorage):
         directories: list[str] = []
         files: list[str] = []
         for entry in self._run(path, lambda session: list(session.listdir(where))):
-            if not _is_temporary(entry.name):
+            if not is_temporary(entry.name):
                 (directories if entry.is_dir else files).append(entry.name)
         return directories, files
 
@@ -328,6 +328,11 @@ class NetworkStorage(ConfiguredStorage):
         path = self._path(path)
         with suppress(FileNotFoundError):
             self._run(name, lambda session: session.remove(path))
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a name is that of an upload under way, or of an experiment on the server."""
+    return _HIDDEN.fullmatch(name) is not None
 
 
 def _as_text(name: str | PurePath) -> str:
