@@ -118,11 +118,8 @@ class SFTPSession(Session):
         """Tell directories from files; links, and what has no type, are looked up in flight."""
         wire = self._wire
         is_dir = {name: attributes.is_dir for name, attributes in named}
-        unknown = [
-            name
-            for name, attributes in named
-            if attributes.permissions is None or modes.S_ISLNK(attributes.permissions)
-        ]
+        links = {name for name, attributes in named if modes.S_ISLNK(attributes.permissions or 0)}
+        unknown = [name for name, a in named if a.permissions is None or name in links]
         for start in range(0, len(unknown), IN_FLIGHT_REQUESTS):
             batch = unknown[start : start + IN_FLIGHT_REQUESTS]
             requests = [
@@ -134,7 +131,7 @@ class SFTPSession(Session):
                 except StatusError:
                     # A link to nowhere, to itself, or to what we may not see: no directory.
                     is_dir[name] = False
-        return [Entry(name, is_dir[name]) for name in is_dir]
+        return [Entry(name, is_dir[name], name in links) for name in is_dir]
 
     # Reading
 
@@ -276,8 +273,9 @@ class SFTPSession(Session):
             if there is not None and not there.is_dir:
                 raise no_directory(level, levels[-1])
             if there is None and (failure := failures.get(level)) is not None:
+                # ProFTPD refuses a level that is just short enough, too: the whole is too long.
                 raise self._verdicts.disk_error(failure, level) or self._verdicts.error(
-                    failure, level
+                    failure, levels[-1]
                 )
 
     # Naming

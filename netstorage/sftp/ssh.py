@@ -309,6 +309,12 @@ class SFTPEndpoint:
             raise ConnectError(
                 f"{self} ended the connection: {str(error) or 'without a word'}"
             ) from error
+        except Exception as error:
+            # paramiko hands on whatever it met when it took apart what came.
+            raise ConnectError(
+                f"what came from {self} is no SSH, or the line garbled it "
+                f"({type(error).__name__}: {error})"
+            ) from error
 
 
 @dataclass(frozen=True)

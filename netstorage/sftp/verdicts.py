@@ -52,7 +52,25 @@ class Verdicts:
         try:
             return self._wire.attributes(self._wire.request(kind, encode_path(path)))
         except StatusError as error:
-            raise self.error(error, path) from error
+            raise self._missing(error, path) or self.error(error, path) from error
+
+    def _missing(self, error: StatusError, path: str) -> FileNotFoundError | None:
+        """Tell a refusal that a missing directory explains, or a file in its place.
+
+        For such a path most servers say NO_SUCH_FILE; ProFTPD does not.
+        """
+        parent = posixpath.dirname(path)
+        vague = error.code in {frames.FAILURE, frames.PERMISSION_DENIED}
+        if not vague or parent in {"", "/", path}:
+            return None
+        try:
+            if self.attributes(parent).is_dir:
+                return None
+        except FileNotFoundError:
+            pass
+        except PermissionError:
+            return None
+        return FileNotFoundError(errno.ENOENT, f"there is no directory {parent}", path)
 
     def look(self, path: str, *, follow: bool = True) -> Attributes | None:
         """Return what is there, or None if nothing is or it cannot be seen."""
@@ -64,9 +82,12 @@ class Verdicts:
             return None
 
     def error(self, error: StatusError, path: str) -> OSError:
-        """Tell a status in Python's words; 4 (FAILURE) stands for whatever has no code."""
+        """Tell a status in Python's words; 4 (FAILURE) stands for whatever has no code.
+
+        To a path that is too long OpenSSH says BAD_MESSAGE or FAILURE, ProFTPD other things.
+        """
         number = _ERRNO.get(error.code, errno.EIO)
-        if error.code in {frames.FAILURE, frames.BAD_MESSAGE} and _is_too_long(path):
+        if error.code != frames.NO_SUCH_FILE and _is_too_long(path):
             number = errno.ENAMETOOLONG
         words = os.strerror(number) if number != errno.EIO else "the server refused"
         said = f" (it says: {error.message[:200]!r})" if error.message else ""
@@ -88,7 +109,7 @@ class Verdicts:
                 return no_directory(parent, path)
             if creating:
                 return self.disk_error(error, path) or self.error(error, path)
-        return self.error(error, path)
+        return self._missing(error, path) or self.error(error, path)
 
     def not_a_directory(self, path: str, error: StatusError) -> OSError:
         """Find out whether a listing was refused because there is a file."""

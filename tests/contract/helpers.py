@@ -22,7 +22,7 @@ HIDES_DOTS = {"nginx"}
 LOCKING = {"rclone-webdav"}
 """Servers that let nobody remove a half upload until they noticed that its connection is gone."""
 
-STRICT = {"embedded-sftp", "sshd", "docker-sshd"}
+STRICT = {"embedded-sftp", "sshd", "docker-sshd", "proftpd"}
 """Servers whose RENAME refuses a taken name (SFTP.md); elsewhere a window of some ms is left."""
 
 _numbers = itertools.count(1)

@@ -107,6 +107,7 @@ class TestFileWhereADirectoryIsExpected:
 FULL = {
     "embedded-sftp": errno.ENOSPC,
     "sshd": errno.ENOSPC,
+    "proftpd": errno.ENOSPC,
     "apache": errno.ENOSPC,
     # What these say is a 500, a 405, or a sentence, whatever the reason.
     "embedded-webdav": errno.EIO,
@@ -115,7 +116,12 @@ FULL = {
     "rclone-webdav": errno.ENOTSUP,
     "rclone-sftp": errno.EIO,
 }
-READ_ONLY = FULL | {"embedded-sftp": errno.EROFS, "sshd": errno.EROFS, "apache": errno.EIO}
+READ_ONLY = FULL | {
+    "embedded-sftp": errno.EROFS,
+    "sshd": errno.EROFS,
+    "proftpd": errno.EROFS,
+    "apache": errno.EIO,
+}
 FILLS = {
     # Keeps the file that it could not finish open, so that its space is not given back.
     "embedded-webdav",

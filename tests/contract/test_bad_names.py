@@ -153,9 +153,9 @@ def test_too_long_names_are_refused(storage, name):
 
 @pytest.mark.parametrize("name", CONTROL, ids=ends)
 def test_control_characters_are_kept_or_refused(storage, server, name):
-    """sshd and asyncssh keep them; what HTTP servers and Go's make of them nobody knows."""
+    """sshd, ProFTPD, asyncssh keep them; what HTTP servers and Go's make of them nobody knows."""
     storage.save("kept.txt", ContentFile(b"kept"))
-    if server.name in {"embedded-sftp", "sshd", "docker-sshd"}:
+    if server.name in {"embedded-sftp", "sshd", "docker-sshd", "proftpd"}:
         assert storage.save(name, ContentFile(b"named")) == name
         assert read(storage, name) == b"named"
         return

@@ -12,6 +12,7 @@ from tests.servers.docker import DockerApache, DockerSshd
 from tests.servers.embedded import EmbeddedSFTP, EmbeddedWebDAV
 from tests.servers.lighttpd import Lighttpd
 from tests.servers.nginx import Nginx
+from tests.servers.proftpd import Proftpd
 from tests.servers.rclone import RcloneSFTP, RcloneWebDAV
 from tests.servers.sshd import Sshd
 
@@ -29,6 +30,7 @@ SERVERS: dict[str, type[Server]] = {
         Lighttpd,
         RcloneWebDAV,
         RcloneSFTP,
+        Proftpd,
         DockerSshd,
         DockerApache,
     )
