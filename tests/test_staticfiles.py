@@ -427,7 +427,13 @@ def manage(site, backend):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        env=os.environ
+        # What the killed one leaves is pytest's to remove.
+        | {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(site.source.parent),
+        },
     ) as process:
         try:
             yield process

@@ -135,7 +135,8 @@ class Experiments:
         except OSError as error:
             logger.info("an experiment on %s was refused: %s", self._http.server, error)
         finally:
-            cleaned = self._remove_scratch(collection)
+            # A server that answered until now may have had a connection break.
+            cleaned = self._remove_scratch(collection, tries=1 if found is None else 2)
         self._gave_up = found is None
         if not cleaned:
             # Not to leave more of them behind, it is not done again.
@@ -153,13 +154,15 @@ class Experiments:
         if response.status_code not in DONE:
             raise self._http.refusal(response, path)
 
-    def _remove_scratch(self, collection: str) -> bool:
+    def _remove_scratch(self, collection: str, tries: int) -> bool:
         """DELETE with all that is in it, and tell whether it is gone: nobody else has the name."""
-        try:
-            response = self._http.request("DELETE", collection, slash=True)
-        except OSError as error:
-            why: object = error
-        else:
+        why: object = None
+        for _ in range(tries):
+            try:
+                response = self._http.request("DELETE", collection, slash=True)
+            except OSError as error:
+                why = error
+                continue
             if response.status_code in DELETED | {404, 410}:
                 return True
             why = response.status_code

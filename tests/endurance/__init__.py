@@ -1,0 +1,1 @@
+"""What takes minutes: faults at every point, and load under faults."""
