@@ -23,8 +23,12 @@ U = TypeVar("U")
 FIRST_WINDOW = 8 * 2**10
 """Bytes fetched at least where reading starts or jumps to: a header or a directory of a ZIP."""
 WINDOW_GROWTH = 4
-LAST_WINDOW = 16 * 2**20
-"""Bytes fetched at once at the most while reading goes on in sequence."""
+NEAR_WINDOW = 16 * 2**20
+"""Bytes fetched at once at the most while reading goes on in sequence, and the server is near: more
+would only pass through more memory."""
+LAST_WINDOW = 64 * 2**20
+"""The same where that takes longer than ``NEAR`` seconds: each window costs two round trips."""
+NEAR = 0.1
 PASSING = 8 * 2**20
 """Bytes from which on a single read goes past the spool, into the reader's own memory."""
 LONG = 0.5
@@ -164,12 +168,16 @@ class Ranges(io.RawIOBase):
         if not goes_on:
             self._window = FIRST_WINDOW
         elif self._took < LONG:
-            self._window = min(self._window * WINDOW_GROWTH, LAST_WINDOW)
+            largest = NEAR_WINDOW if self._took < NEAR else LAST_WINDOW
+            self._window = max(self._window, min(self._window * WINDOW_GROWTH, largest))
         if stop is not None:
             stop = max(stop, start + self._window)
         for end in (self.told_size, self._next_piece(start)):
             if end is not None:
                 stop = end if stop is None else min(stop, end)
+        if stop is not None:
+            # Who reads much at once goes on so.
+            self._window = max(self._window, min(stop - start, NEAR_WINDOW))
 
         self._goes_back = self._goes_back or start < self._forgotten_to
         if not self._goes_back:
@@ -177,7 +185,7 @@ class Ranges(io.RawIOBase):
                 count = self._receive(start, stop, view[: stop - start])
                 self._forgotten_to = start + count
                 return count
-            if goes_on and self._spool.size() >= LAST_WINDOW:
+            if goes_on and self._spool.size() >= NEAR_WINDOW:
                 self._pieces = []
                 self._forgotten_to = start
         self._receive(start, stop)

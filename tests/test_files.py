@@ -16,7 +16,7 @@ import tempfile
 import warnings
 import zipfile
 from contextlib import suppress
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ from PIL import Image
 
 from netstorage import ConnectionLost, FileChanged, ranges
 from netstorage.files import RemoteFile, local_source
-from netstorage.ranges import BUFFER, FIRST_WINDOW, LAST_WINDOW, LONG, PASSING
+from netstorage.ranges import BUFFER, FIRST_WINDOW, LAST_WINDOW, LONG, NEAR, NEAR_WINDOW, PASSING
 from netstorage.session import SMALL, Stat
 from netstorage.spool import Spool
 
@@ -409,8 +409,8 @@ def test_reading_in_sequence_makes_few_requests(piece):
 @pytest.fixture
 def small_windows(monkeypatch):
     """What takes many MiB otherwise, to be seen with some KiB."""
-    monkeypatch.setattr(ranges, "LAST_WINDOW", 100_000)
-    monkeypatch.setattr(ranges, "PASSING", 100_000)
+    for name in ("NEAR_WINDOW", "LAST_WINDOW", "PASSING"):
+        monkeypatch.setattr(ranges, name, 100_000)
 
 
 @pytest.mark.parametrize("max_memory", [0, 2**20])
@@ -490,12 +490,26 @@ def test_a_lost_window_drops_nothing_that_is_still_to_be_read():
         assert file.read() == content
 
 
-def test_windows_grow_to_a_bound():
-    far = Far(bytes(3 * LAST_WINDOW), max_memory=0)
+@pytest.mark.parametrize(
+    ("seconds", "most"), [(0, NEAR_WINDOW), (NEAR / 2, NEAR_WINDOW), (NEAR * 2, LAST_WINDOW)]
+)
+def test_windows_grow_to_a_bound(monkeypatch, seconds, most):
+    """A larger one where the server is far, and each window costs two round trips."""
+    far = Far(bytes(LAST_WINDOW + 4 * NEAR_WINDOW), max_memory=0)
+    now = count(0, seconds)
+    monkeypatch.setattr("netstorage.ranges.monotonic", lambda: next(now))
     with far.open() as file:
         while file.read(2**16):
             pass
-    assert max(end - start for start, end in far.asked) == LAST_WINDOW
+    assert max(end - start for start, end in far.asked) == most
+
+
+def test_windows_grow_from_what_is_read_at_once():
+    far = Far(bytes(BIG))
+    with far.open() as file:
+        while file.read(2**20):
+            pass
+    assert [end - start for start, end in far.asked[:3]] == [2**20, 2**22, BIG - 5 * 2**20]
 
 
 def test_a_window_that_took_long_is_not_followed_by_a_larger_one(monkeypatch):

@@ -233,6 +233,11 @@ class TestWindow:
         assert self.answered(clock, 255 * KIB, 0.08, 0.2, 5) == 16
         assert self.answered(clock, 32 * KIB, 0.06, 0.09) == 128
 
+    def test_begins_with_what_the_last_one_found(self, clock):
+        assert transfer.Window(255 * KIB, 32 * 255 * KIB).has_room(31)
+        assert not transfer.Window(255 * KIB, 32 * 255 * KIB).has_room(32)
+        assert transfer.Window(255 * KIB, 1).has_room(15)
+
     def test_is_bounded(self, clock):
         assert self.answered(clock, 255 * KIB, *[0.05] * 9) == 32
         assert self.answered(clock, 32 * KIB, *[0.05] * 9) == 255

@@ -39,18 +39,22 @@ class Window:
 
     Args:
         length: Bytes of one request.
+        begin: How much an earlier transfer had in flight at its end; 0: nobody knows.
+
+    Attributes:
+        bytes: Bytes that may be in flight.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, begin: int = 0) -> None:
         self._length = length
-        self._bytes = min(FIRST_WINDOW, FIRST_REQUESTS * length)
+        self.bytes = max(begin, min(FIRST_WINDOW, FIRST_REQUESTS * length))
         self._round_trip: float | None = None
         self._started = time.monotonic()
         self._answered = 0
 
     def has_room(self, requests: int) -> bool:
         """Tell whether one more request may go out beside so many."""
-        return (requests + 1) * self._length <= self._bytes
+        return (requests + 1) * self._length <= self.bytes
 
     def answered(self, count: int) -> None:
         """Count the bytes of an answer; the first one, of none, tells the round trip."""
@@ -60,9 +64,9 @@ class Window:
             self._started = now
             return
         self._answered += count
-        if self._answered >= self._bytes:
+        if self._answered >= self.bytes:
             if now - self._started < 1.5 * self._round_trip:
-                self._bytes = min(2 * self._bytes, LAST_WINDOW, LAST_REQUESTS * self._length)
+                self.bytes = min(2 * self.bytes, LAST_WINDOW, LAST_REQUESTS * self._length)
             self._started, self._answered = now, 0
 
 
@@ -109,7 +113,7 @@ def _download(wire: Wire, handle: bytes, start: int, stop: int | None, take: _Ta
     fstat = wire.request(frames.FSTAT, string(handle))
     reads: deque[tuple[int, int, int]] = deque()
     longest = wire.max_read
-    window = Window(longest)
+    window = Window(longest, wire.in_flight)
     # The length is not known yet: a first READ travels with the question for it.
     limit = start + longest if stop is None else stop
     offset = start
@@ -141,6 +145,7 @@ def _download(wire: Wire, handle: bytes, start: int, stop: int | None, take: _Ta
             # A short answer says nothing of the end: ask for the rest.
             at += count
             reads.appendleft((wire.request_read(handle, at, rest, take), at, rest))
+    wire.in_flight = window.bytes
     return attributes
 
 

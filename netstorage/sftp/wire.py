@@ -76,11 +76,13 @@ class Wire:
     Attributes:
         stream: The bytes below; its failure is the wire's.
         extensions: What the server offers beyond version 3, with each one's version.
+        in_flight: Bytes that the last download found the line to have room for; 0: none did.
     """
 
     def __init__(self, channel: Channel, timeout: float, server: str) -> None:
         self.stream = Stream(channel, timeout, server)
         self.extensions: dict[str, str] = {}
+        self.in_flight = 0
         self._asked_limits: int | None = None
         self._max_read = self._max_write = DEFAULT_LENGTH
         # Held for moments only: it guards all that follows.
