@@ -162,10 +162,11 @@ class Experiments:
                 response = self._http.request("DELETE", collection, slash=True)
             except OSError as error:
                 why = error
-                continue
-            if response.status_code in DELETED | {404, 410}:
-                return True
-            why = response.status_code
+            else:
+                if response.status_code in DELETED | {404, 410}:
+                    return True
+                why = response.status_code
+                break
         logger.warning("could not remove the temporary collection %s: %s", collection, why)
         return False
 
