@@ -34,7 +34,7 @@ TIMEOUT = 0.5
 PATIENCE = 20.0
 """Seconds after which a test takes an operation to hang."""
 NOT_STRUCK = "not struck"
-TURNS = 6
+TURNS = 4
 """Turns of which each is tried; of longer operations the first, and some on the way to the end."""
 
 
@@ -124,9 +124,14 @@ def scene(storage: NetworkStorage, server: Server) -> Iterator[Scene]:
 
 
 def places(what: What) -> list[Where]:
-    """What is slow or turned over is so in an answer or a request, not before it."""
+    """Where a fault can strike: what is slow or turned over is so in something, not before it.
+
+    Half a request and silence is, to a server, no request: only the deadline is waited for.
+    """
     if what in {What.TRICKLE, What.CORRUPT}:
         return [Where.FLIGHT, Where.PART]
+    if what is What.STALL:
+        return [Where.REQUEST, Where.ANSWER, Where.PART]
     return list(Where)
 
 

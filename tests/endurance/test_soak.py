@@ -18,7 +18,7 @@ def test_nothing_is_lost_under_fire(server):
     """In a process of its own, whose threads and descriptors are the soak's alone."""
     command = [sys.executable, "-m", "tests.endurance.soak", server.name]
     done = subprocess.run(
-        [*command, "--threads", "60", "--seconds", "12"],
+        [*command, "--threads", "60", "--seconds", "8"],
         cwd=ROOT,
         capture_output=True,
         text=True,
