@@ -134,6 +134,39 @@ def test_silence_ends_for_everybody_by_the_deadline(scripted, threads):
     assert storage.exists("a") is False
 
 
+def test_a_slow_frame_is_no_silence_for_those_who_wait_beside_it(scripted, threads):
+    """It takes longer than the deadline; each of its packets does not."""
+
+    def drip(peer: Any, request: Any) -> bytes | None:
+        later = peer.server.loop.loop.call_later
+        answer = peer.honest(request) if request.name in {"READ", "LSTAT"} else b""
+        if request.name == "READ":
+            step = len(answer) // 5 + 1
+            for number in range(5):
+                later(0.3 * number, peer.send, answer[number * step :][:step])
+        elif request.name == "LSTAT":
+            later(1.4, peer.send, answer)
+        else:
+            return None
+        return b""
+
+    server = scripted()
+    storage = one_session(server, timeout=1)
+    server.put("f", b"f" * 200_000)
+    server.script = drip
+
+    def read() -> bytes:
+        with storage.open("f") as file:
+            return file.read()
+
+    reading = threads.submit(read)
+    until(lambda: "READ" in server.asked())
+    looking = threads.submit(storage.exists, "f")
+    assert reading.result(10) == b"f" * 200_000
+    assert looking.result(10) is True
+    assert storage.pool.stats().connects == 1
+
+
 def test_a_request_that_is_passed_over_does_not_wait_for_ever(scripted, threads):
     """The server answers others all the time, so the line is never silent."""
     server = scripted()

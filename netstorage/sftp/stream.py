@@ -27,6 +27,7 @@ class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
 
     Attributes:
         enough: Bytes that a read waits for.
+        fed_at: When something came last, in ``time.monotonic()``'s seconds.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
         self._changed = threading.Condition(threading.Lock())
         self._packets: list[bytes] = []
         self._size = 0
-        self._fed_at = 0.0
+        self.fed_at = 0.0
         self._ended = False
 
     def feed(self, data: bytes | str) -> None:
@@ -44,7 +45,7 @@ class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
         with self._changed:
             self._packets.append(packet)
             self._size += len(packet)
-            self._fed_at = time.monotonic()
+            self.fed_at = time.monotonic()
             if self._size >= self.enough:
                 self._changed.notify()
 
@@ -65,7 +66,7 @@ class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
             while self._size < self.enough and not self._ended:
                 left = timeout
                 if timeout is not None:
-                    left = max(began, self._fed_at) + timeout - time.monotonic()
+                    left = max(began, self.fed_at) + timeout - time.monotonic()
                     if left <= 0:
                         raise PipeTimeout
                 self._changed.wait(left)
@@ -93,7 +94,6 @@ class Stream:
 
     Attributes:
         timeout: Seconds of silence after which the server is given up.
-        heard_at: When something came last, in ``time.monotonic()``'s seconds.
     """
 
     def __init__(self, channel: Channel, timeout: float, server: str) -> None:
@@ -101,11 +101,15 @@ class Stream:
         self._pipe = channel.in_buffer = Pipe()
         self.timeout = timeout
         self._server = server
-        self.heard_at = 0.0
         self._chunk = memoryview(b"")
         # What makes the error, not the error: that would keep alive all that its traceback sees.
         self._failure: Callable[[], Exception] | None = None
         channel.settimeout(timeout)
+
+    @property
+    def heard_at(self) -> float:
+        """When something came last, in ``time.monotonic()``'s seconds."""
+        return self._pipe.fed_at
 
     def set_timeout(self, timeout: float | None = None) -> None:
         """Change the deadline for a while; None: back to what it was."""
@@ -153,7 +157,6 @@ class Stream:
                 self._chunk = memoryview(self.channel.recv(2**24))
             except ENDS as error:
                 raise self._explained(error) from error
-            self.heard_at = time.monotonic()
             if not self._chunk:
                 raise self.lost("the server closed it")
         piece, self._chunk = self._chunk[:count], self._chunk[count:]
