@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from tests.servers.apache import Apache
 from tests.servers.base import Server
@@ -93,15 +92,8 @@ def _on_line(server: Server, rtt: float, counted: bool) -> Iterator[Target]:
         proxy = None
         if rtt or counted:
             proxy = stack.enter_context(Proxy(server.host, server.port, rtt / 2))
-            through = _through(direct, proxy.port)
+            through = server.options_through(proxy.port)
         yield Target(through, direct, server.root, proxy)
-
-
-def _through(options: Mapping[str, Any], port: int) -> Options:
-    if "url" not in options:
-        return {**options, "port": port}
-    url = urlsplit(options["url"])
-    return {**options, "url": urlunsplit(url._replace(netloc=f"{url.hostname}:{port}"))}
 
 
 @contextmanager

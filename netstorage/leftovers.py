@@ -49,8 +49,10 @@ def find_leftovers(
 
     Raises:
         ValueError: ``older_than`` is less than an hour.
+        PermissionError: The storage's option ``read_only`` is set.
         OSError: The server does not tell when a file changed (ENOTSUP), or refused to look.
     """
+    storage._refuse_read_only(path)
     if older_than < AT_LEAST:
         raise ValueError(f"older_than must be {AT_LEAST} at the least: uploads may be under way")
     return _find(storage, older_than, path, _server_time(storage, path))

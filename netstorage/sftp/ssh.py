@@ -313,7 +313,8 @@ class SFTPEndpoint:
             # paramiko hands on whatever it met when it took apart what came.
             raise ConnectError(
                 f"what came from {self} is no SSH, or the line garbled it "
-                f"({type(error).__name__}: {error})"
+                f"({type(error).__name__}: {error}). If it happens again, look at what lies "
+                "between: a proxy, a firewall, a broken network card"
             ) from error
 
 

@@ -6,7 +6,6 @@ import contextlib
 import socket
 import threading
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from tests.servers.base import Server
 
@@ -37,13 +36,7 @@ class Relay:
     @property
     def options(self) -> dict[str, Any]:
         """The server's options, with the relay in its place."""
-        options = self._server.options
-        if "url" in options:
-            url = urlsplit(options["url"])
-            options["url"] = urlunsplit(url._replace(netloc=f"127.0.0.1:{self.port}"))
-        else:
-            options["port"] = self.port
-        return options
+        return self._server.options_through(self.port)
 
     def hold_after(self, count: int) -> None:
         """Stop what clients send after another ``count`` bytes of it."""

@@ -159,6 +159,13 @@ def test_too_young_an_age_is_refused(storage, age):
         find_leftovers(storage, older_than=age)
 
 
+@pytest.mark.parametrize("use", [find_leftovers, remove_leftovers])
+def test_a_read_only_storage_is_left_alone(storage, sibling, use):
+    storage.save("kept.txt", ContentFile(b"kept"))
+    with pytest.raises(PermissionError, match="read-only"):
+        use(sibling(read_only=True))
+
+
 def test_what_is_gone_meanwhile_is_no_error(server, storage, on_disk, monkeypatch):
     gone = Leftover(hidden(), OLD, is_dir=False)
     monkeypatch.setattr("netstorage.leftovers.find_leftovers", lambda *_, **__: iter([gone]))

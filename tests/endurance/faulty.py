@@ -9,7 +9,6 @@ import struct
 import threading
 import time
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 from tests.servers.base import Server
 
@@ -101,13 +100,7 @@ class FaultyLine:
     @property
     def options(self) -> dict[str, Any]:
         """The server's options, with the line in its place."""
-        options = self._server.options
-        if "url" in options:
-            url = urlsplit(options["url"])
-            options["url"] = urlunsplit(url._replace(netloc=f"127.0.0.1:{self.port}"))
-        else:
-            options["port"] = self.port
-        return options
+        return self._server.options_through(self.port)
 
     def arm(self, fault: Fault | None) -> None:
         """Count from here, and let ``fault`` happen when its point is reached."""

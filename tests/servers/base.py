@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit, urlunsplit
 
 from tests.servers import keeper
 
@@ -56,6 +57,14 @@ class Server:
     def options(self) -> dict[str, Any]:
         """Keyword arguments for the storage class, a new dict each time."""
         raise NotImplementedError
+
+    def options_through(self, port: int) -> dict[str, Any]:
+        """The same options by way of a line that listens on ``port`` of 127.0.0.1."""
+        options = self.options
+        if "url" not in options:
+            return {**options, "port": port}
+        url = urlsplit(options["url"])
+        return {**options, "url": urlunsplit(url._replace(netloc=f"127.0.0.1:{port}"))}
 
     def start(self) -> Server:
         raise NotImplementedError
