@@ -23,9 +23,9 @@ U = TypeVar("U")
 FIRST_WINDOW = 8 * 2**10
 """Bytes fetched at least where reading starts or jumps to: a header or a directory of a ZIP."""
 WINDOW_GROWTH = 4
-NEAR_WINDOW = 16 * 2**20
+NEAR_WINDOW = 32 * 2**20
 """Bytes fetched at once at the most while reading goes on in sequence, and the server is near: more
-would only pass through more memory."""
+would only pass through more memory, less would leave it idle between two windows more often."""
 LAST_WINDOW = 64 * 2**20
 """The same where that takes longer than ``NEAR`` seconds: each window costs two round trips."""
 NEAR = 0.1

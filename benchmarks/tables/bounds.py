@@ -19,8 +19,9 @@ from . import Run, transfers
 PACKET = 32 * 2**10
 """Bytes in a packet of OpenSSH's."""
 CIPHER, FILE = "AES-GCM alone", "writing a local file alone"
-DROPPED, PIECES, DOWNLOAD = (
+DROPPED, HANDED, PIECES, DOWNLOAD = (
     "session, data dropped",
+    "session, data handed to a file",
     "Storage.open(), pieces dropped",
     "Storage.open(), written to a file",
 )
@@ -30,15 +31,15 @@ The steps of moving {size} MiB, each with all that it needs of those above it. C
 client's; *calling thread* is the part of it that netstorage's own code runs in, the rest is \
 paramiko's thread, which receives and deciphers. *Server* is the CPU of the server's processes, \
 which run beside. *AES-GCM alone* deciphers as many packets of 32 KiB in memory; *writing a local \
-file alone* fills one on tmpfs from memory. WebDAV, on Apache here, has neither cipher nor second \
-thread."""
+file alone* fills one on tmpfs from memory. *Handed to a file* is what a program without a File \
+that can be read anyhow would do. WebDAV, on Apache here, has neither cipher nor second thread."""
 
 
 def tables(run: Run) -> list[Table]:
     found = []
     for protocol, server, labels in (
-        ("SFTP", servers.sshd, [CIPHER, FILE, DROPPED, PIECES, DOWNLOAD, SENT, UPLOAD]),
-        ("WebDAV", servers.apache, [FILE, DROPPED, PIECES, DOWNLOAD, SENT, UPLOAD]),
+        ("SFTP", servers.sshd, [CIPHER, FILE, DROPPED, HANDED, PIECES, DOWNLOAD, SENT, UPLOAD]),
+        ("WebDAV", servers.apache, [FILE, DROPPED, HANDED, PIECES, DOWNLOAD, SENT, UPLOAD]),
     ):
         with server() as target, servers.scratch() as scratch:
             transfers.prepare(target, scratch, [run.size])
@@ -108,9 +109,12 @@ def _prepared(
     else:
         # Below the Storage API: to see what that adds.
         with storage.pool.connection(exclusive=True) as session, up.open("rb") as source:
+            path = storage._path(name)
             if label == DROPPED:
-                path = storage._path(name)
                 yield partial(session.read, path, 0, None, lambda offset, data: None)
+            elif label == HANDED:
+                with (folder / "down").open("wb") as file:
+                    yield partial(session.read, path, 0, None, lambda _, data: file.write(data))
             else:
                 path = storage._path("up")
                 yield partial(session.write, path, source, size * 2**20, None, None)
