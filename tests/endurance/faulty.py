@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import select
 import socket
 import struct
 import threading
@@ -57,6 +58,12 @@ class _Connection:
         self.silent = False
         self.slow = False
 
+    def wait(self) -> None:
+        """Wait until the client has gone, or both were ended, and read nothing."""
+        poll = select.poll()
+        poll.register(self.ends[0], select.POLLRDHUP)
+        poll.poll()
+
     def end(self, *, reset: bool = False) -> None:
         """Wake both directions; each closes the end that it reads from."""
         if self.gone.is_set():
@@ -94,8 +101,9 @@ class FaultyLine:
         self._connections: list[_Connection] = []
         self._refuses = False
         self.clear()
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
+        self._threads: list[threading.Thread] = []
+        self._accepts = threading.Thread(target=self._accept)
+        self._accepts.start()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -126,10 +134,10 @@ class FaultyLine:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._threads[0].join()
+        self._accepts.join()
         for connection in self._connections:
             connection.end()
-        for thread in self._threads[1:]:
+        for thread in self._threads:
             thread.join()
 
     def _accept(self) -> None:
@@ -149,7 +157,10 @@ class FaultyLine:
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection = _Connection(client, server)
                 with self._lock:
-                    self._connections.append(connection)
+                    # A soak makes thousands: those that are over are forgotten.
+                    open_ones = [each for each in self._connections if not each.gone.is_set()]
+                    self._connections = [*open_ones, connection]
+                self._threads = [each for each in self._threads if each.is_alive()]
                 for up in (True, False):
                     thread = threading.Thread(target=self._pass, args=(connection, up))
                     self._threads.append(thread)
@@ -163,7 +174,7 @@ class FaultyLine:
                 if fault is not None:
                     data = self._happen(connection, fault, data)
                 if connection.silent:
-                    connection.gone.wait()
+                    connection.wait()
                     break
                 self._send(connection, target, data)
         connection.end()

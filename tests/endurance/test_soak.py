@@ -32,61 +32,101 @@ def test_nothing_is_lost_under_fire(server):
 
 
 class Shelf:
-    """A storage of one file, for the worker's own test."""
+    """A storage in memory, for the worker's own test."""
 
     def __init__(self) -> None:
-        self.content: bytes | None = b""
+        self.files: dict[str, bytes] = {}
         self.fails = False
 
     def save(self, name, content):
         if self.fails:
             raise ConnectionError("gone")
-        self.content = content.read()
+        self.files[name] = content.read()
         return name
 
-    def exists(self, name):
-        return self.content is not None
+    def listdir(self, path):
+        return [], [name.removeprefix(f"{path}/") for name in self.files]
 
     def open(self, name):
         from django.core.files.base import ContentFile
 
-        if self.content is None:
-            raise FileNotFoundError(name)
-        return ContentFile(self.content)
+        return ContentFile(self.files[name])
 
 
-def test_a_worker_sees_what_is_wrong():
-    shelf = Shelf()
-    worker = soak.Worker(shelf, 0, 1)
-    worker.write("f", worker.may_hold.setdefault("f", {soak.GONE}))
+@pytest.fixture
+def shelf():
+    return Shelf()
+
+
+@pytest.fixture
+def worker(shelf):
+    return soak.Worker(shelf, shelf, 0, 1)
+
+
+def test_a_worker_sees_what_is_wrong(worker, shelf):
+    name = "w0/0.bin"
+    worker.write(name)
     worker.compare(shelf)
     assert worker.wrong == []
-    whole, shelf.content = shelf.content, b"half"
+    whole, shelf.files[name] = shelf.files[name], b"half"
     worker.compare(shelf)
-    assert worker.wrong == ["f holds what nobody wrote"]
-    shelf.content = None
+    assert worker.wrong == [f"{name} holds what nobody wrote"]
+    del shelf.files[name]
     worker.compare(shelf)
-    assert worker.wrong[1:] == ["f is gone"]
+    assert worker.wrong[1:] == [f"{name} is gone"]
 
     # After an error both are right: what was, and what was to be.
-    shelf.fails, shelf.content = True, whole
+    shelf.fails, shelf.files[name] = True, whole
     with pytest.raises(ConnectionError):
-        worker.write("f", worker.may_hold["f"])
+        worker.write(name)
     worker.compare(shelf)
     assert len(worker.wrong) == 2
 
 
+def test_a_worker_sees_what_is_doubled(worker, shelf):
+    worker.add("")
+    worker.compare(shelf)
+    assert worker.wrong == []
+    shelf.files["w0/new_2.bin"] = shelf.files["w0/new.bin"]
+    worker.compare(shelf)
+    assert worker.wrong == ["w0/new_2.bin is there, and is nobody's, or another's double"]
+    worker.add("")
+    assert worker.wrong[1:] == ["w0/new.bin was given out twice"]
+
+
+def test_what_got_no_answer_may_be_there_once(worker, shelf):
+    content = bytearray()
+
+    def save(name, data):
+        content.extend(data.read())
+        raise ConnectionError("gone")
+
+    shelf.save = save
+    with pytest.raises(ConnectionError):
+        worker.add("")
+    shelf.files["w0/new_1.bin"] = bytes(content)
+    worker.compare(shelf)
+    assert worker.wrong == []
+    worker.untold.add(soak.digest(content))
+    shelf.files["w0/new_2.bin"] = bytes(content)
+    worker.compare(shelf)
+    assert len(worker.wrong) == 1
+
+
 STATE = {"threads": 1, "descriptors": 5, "resident MiB": 50}
+FLAT = {what: [much] * 60 for what, much in STATE.items()}
 GOOD = {
     "wrong": [],
-    "strangers": [],
-    "leftovers": 0,
-    "leftovers that were told": 0,
+    "leftovers that were told": 1,
+    "other leftovers": [],
+    "most sessions": 4,
     "lent at the end": 0,
     "pools left": 0,
     "done": {"read": 1},
     "struck": {"cut": 1},
-    **dict.fromkeys(("before", "early", "late", "after"), STATE),
+    "before": STATE,
+    "meanwhile": FLAT,
+    "after": STATE,
 }
 
 
@@ -94,13 +134,14 @@ GOOD = {
     "change",
     [
         {"wrong": ["f is gone"]},
-        {"strangers": ["w0/what.bin"]},
-        {"leftovers": 1},
+        {"other leftovers": ["w0/.netstorage-1"]},
+        {"most sessions": 5},
         {"lent at the end": 1},
         {"pools left": 1},
         {"after": STATE | {"threads": 2}},
         {"after": STATE | {"descriptors": 6}},
-        {"late": STATE | {"resident MiB": 500}},
+        {"meanwhile": FLAT | {"resident MiB": list(range(0, 120, 2))}},
+        {"meanwhile": FLAT | {"descriptors": list(range(60))}},
         {"done": {}},
         {"struck": {}},
     ],
