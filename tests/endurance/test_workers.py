@@ -1,0 +1,317 @@
+"""The process models of Django sites: what forks has used its storage; workers save and read.
+
+Workers end in the midst, and others are forked in their place. What one does on the connection
+that it inherited would show: a proxy counts what comes through each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.result import AsyncResult
+
+from netstorage.storage import NetworkStorage
+from tests.contract.helpers import STRICT, private_storage, read, temporaries
+from tests.endurance.broker import make_app
+from tests.servers import fresh_location, keeper
+from tests.servers.base import Server, free_port
+from tests.servers.counting import Proxy
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 60
+"""Seconds after which a test is taken to hang."""
+WORKERS = 2
+CLIENTS = 8
+EACH = 8
+"""What a worker does before another takes its place."""
+SIZES = (20, 5000, 300_000)
+
+Answer = dict[str, Any]
+
+
+@dataclass
+class Site:
+    """The project of `tests.endurance.project`, on a storage of its own behind a proxy."""
+
+    server: Server
+    direct: NetworkStorage
+    proxy: Proxy
+    folder: Path
+    asked: set[str] = field(default_factory=set)
+    """Digests of what was sent."""
+    answers: list[Answer] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the project under a Python program; what hangs at the end is killed."""
+        location = self.direct.options["location"]
+        storage = {
+            "BACKEND": f"netstorage.{type(self.direct).__name__}",
+            "OPTIONS": self.server.options_through(self.proxy.port) | {"location": location},
+        }
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=os.environ
+                | {
+                    "PROJECT_STORAGE": json.dumps(storage),
+                    "PROJECT_REPORT": str(self.report),
+                }
+                | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                family = keeper.descendants(process.pid)
+                keeper.send([process.pid, *family], 9)
+                process.wait()
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def report(self) -> Path:
+        """What the first process tells at its end."""
+        return self.folder / "report.json"
+
+    def task(self) -> tuple[str, bytes]:
+        """A name and a content; no other task has the content, and where possible all the name."""
+        number = next(self._numbers)
+        content = f"{number} ".encode() * (SIZES[number % len(SIZES)] // 2)
+        self.asked.add(digest(content))
+        return "same.bin" if self.server.name in STRICT else f"{number}.bin", content
+
+    def note(self, content: bytes, answer: Answer) -> None:
+        assert answer["digest"] == digest(content)
+        pool = answer["pool"]
+        assert (pool["closed_broken"], pool["connect_errors"]) == (0, 0), pool
+        self.answers.append(answer)
+
+    @property
+    def pids(self) -> set[int]:
+        return {answer["pid"] for answer in self.answers}
+
+    def check_files(self) -> None:
+        """Everything that was answered is there, once, and nothing that nobody sent."""
+        given = {answer["name"]: answer["digest"] for answer in self.answers}
+        assert len(given) == len(self.answers), "a name was given out twice"
+        found = {name: digest(read(self.direct, name)) for name in self.direct.listdir("")[1]}
+        assert {name: found.get(name) for name in given} == given
+        # What got no answer may be there, but whole and once.
+        others = [found[name] for name in found.keys() - given.keys()]
+        assert len(others) == len(set(others))
+        assert set(others) <= self.asked - set(given.values())
+        assert temporaries(self.server, self.direct) == []
+
+    def check_loader(self) -> None:
+        """Its session has served on to the end."""
+        stats = json.loads(self.report.read_text())
+        assert (stats["connects"], stats["closed_broken"]) == (1, 0), stats
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path) -> Iterator[Site]:
+    direct = private_storage(server, location=fresh_location(server))
+    proxy = Proxy(server.port)
+    yield Site(server, direct, proxy, tmp_path)
+    proxy.stop()
+
+
+def gone(pids: set[int]) -> bool:
+    """Wait until all have ended."""
+    deadline = time.monotonic() + DEADLINE
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+# --- web servers --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    """How workers are run.
+
+    Attributes:
+        command: What starts them, with a port; SIGTERM lets them finish what they have begun.
+        preloads: Whether the project is loaded once, before they are forked.
+        tells: Whether what loads it comes to its end as Python's programs do.
+    """
+
+    command: Callable[[int], list[str]]
+    preloads: bool = True
+    tells: bool = True
+
+
+def gunicorn(*arguments: str) -> Callable[[int], list[str]]:
+    command = ["-m", "gunicorn", "tests.endurance.project:application", "--no-control-socket"]
+    common = ["--workers", str(WORKERS), "--max-requests", str(EACH), *arguments]
+    return lambda port: [*command, *common, "--bind", f"127.0.0.1:{port}"]
+
+
+def uwsgi(*arguments: str) -> Callable[[int], list[str]]:
+    program = ["-c", "import pyuwsgi; pyuwsgi.run()", "--module", "tests.endurance.project"]
+    common = ["--master", "--processes", str(WORKERS), "--max-requests", str(EACH), *arguments]
+    # Left alone, SIGTERM has it load everything anew.
+    term = ["--enable-threads", "--hook-master-start", "unix_signal:15 gracefully_kill_them_all"]
+    # It would let no worker end in its first ten seconds.
+    soon = ["--min-worker-lifetime", "1"]
+    return lambda port: [*program, *common, *term, *soon, "--http-socket", f"127.0.0.1:{port}"]
+
+
+GEVENT = ("--worker-class=gevent",)
+PATCHED = ("--preload", "--config=python:tests.endurance.gunicorn_gevent")
+
+MODELS = {
+    "gunicorn-sync": Model(gunicorn("--preload")),
+    "gunicorn-gthread": Model(gunicorn("--preload", "--worker-class=gthread", "--threads=4")),
+    "gunicorn-gevent": Model(gunicorn(*GEVENT), preloads=False, tells=False),
+    "gunicorn-gevent-preload": Model(gunicorn(*GEVENT, *PATCHED)),
+    "uwsgi": Model(uwsgi(), tells=False),
+    "uwsgi-threads": Model(uwsgi("--threads=4"), tells=False),
+    "uwsgi-lazy": Model(uwsgi("--lazy-apps"), preloads=False, tells=False),
+}
+
+
+class Client:
+    """Posts a site's tasks, many at once."""
+
+    def __init__(self, site: Site, port: int) -> None:
+        self.site = site
+        self.port = port
+        self.over = threading.Event()
+
+    def ask(self, _: object = None) -> None:
+        name, content = self.site.task()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+        try:
+            connection.request("POST", f"/{name}", content)
+            response = connection.getresponse()
+            said = response.read()
+        except (OSError, http.client.HTTPException):
+            if self.over.is_set():
+                return
+            raise
+        finally:
+            connection.close()
+        assert response.status == 200, self.site.log.read_text()
+        self.site.note(content, json.loads(said))
+
+    def wait_for(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until somebody listens."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            started = process.poll() is None and time.monotonic() < deadline
+            assert started, self.site.log.read_text()
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_web_workers(site: Site, model: Model) -> None:
+    port = free_port()
+    client = Client(site, port)
+    with site.running(*model.command(port)) as process, ThreadPoolExecutor(CLIENTS) as threads:
+        client.wait_for(process)
+        client.ask()
+        inherited = site.proxy.sent[0]
+        deadline = time.monotonic() + DEADLINE
+        while len(site.pids) < WORKERS * (2 if model.preloads else 1):
+            assert time.monotonic() < deadline, "no worker took another's place"
+            list(threads.map(client.ask, range(CLIENTS * 2)))
+        if model.preloads:
+            assert process.pid not in site.pids
+            assert site.proxy.sent[0] == inherited
+            assert not site.proxy.ended[0]
+
+        client.over.set()
+        enough = len(site.answers) + CLIENTS
+        late = [threads.submit(client.ask) for _ in range(CLIENTS * 2)]
+        while len(site.answers) < enough:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.terminate()
+        assert process.wait(DEADLINE) == 0, site.log.read_text()
+    for task in late:
+        task.result()
+    assert gone(site.pids)
+    assert "Traceback" not in site.log.read_text()
+    site.check_files()
+    if model.tells:
+        site.check_loader()
+
+
+# --- Celery -------------------------------------------------------------------------------------
+
+
+def test_celery_workers(site: Site) -> None:
+    """Its main process loads the project, and forks."""
+    broker = site.folder / "broker"
+    for name in ("queue", "control", "results"):
+        (broker / name).mkdir(parents=True)
+    app = make_app(broker)
+    arguments = ["-m", "celery", "-A", "tests.endurance.tasks", "worker", "--without-mingle"]
+    pool = ["--concurrency", str(WORKERS), "--max-tasks-per-child", str(EACH)]
+    deadline = time.monotonic() + DEADLINE
+
+    def send() -> tuple[bytes, AsyncResult]:
+        name, content = site.task()
+        task = app.send_task("tests.endurance.tasks.work", [name, content.hex()])
+        return content, task
+
+    with site.running(*arguments, *pool, PROJECT_BROKER=str(broker)) as process:
+        content, task = send()
+        site.note(content, task.get(DEADLINE, interval=0.05))
+        inherited = site.proxy.sent[0]
+        while len(site.pids) < 2 * WORKERS:
+            assert time.monotonic() < deadline, "no worker took another's place"
+            for content, task in [send() for _ in range(CLIENTS * 2)]:
+                site.note(content, task.get(DEADLINE, interval=0.01))
+        assert process.pid not in site.pids
+        assert site.proxy.sent[0] == inherited
+        assert not site.proxy.ended[0]
+
+        late = [send() for _ in range(CLIENTS * 2)]
+        late[0][1].get(DEADLINE, interval=0.001)
+        process.terminate()
+        assert process.wait(DEADLINE) == 0, site.log.read_text()
+    for content, task in late:
+        if task.ready():
+            site.note(content, task.result)
+    assert gone(site.pids)
+    assert "Traceback" not in site.log.read_text()
+    site.check_files()
+    site.check_loader()
