@@ -35,8 +35,12 @@ LOOKS = 60
 """How often it is looked at what the process holds."""
 ADDED = 8
 """Files under names that the storage chose, in a thread's folder at a time."""
-MAY_GROW = {"descriptors": 16, "threads": 16, "resident MiB": 16}
-"""What the last quarter may hold more than the second: connections come and go, Python rests."""
+MAY_GROW = {"descriptors": 16, "threads": 16, "thousand blocks": 50, "resident MiB": 64}
+"""What the last quarter may hold more than the second.
+
+Connections come and go. Blocks count Python's small objects, each of them; what is resident grows
+for a while with what the allocators of many threads keep for themselves.
+"""
 
 
 class Worker:
