@@ -12,6 +12,7 @@ import http.client
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -87,7 +88,7 @@ class Site:
         finally:
             if process.poll() is None:
                 family = keeper.descendants(process.pid)
-                keeper.send([process.pid, *family], 9)
+                keeper.send([process.pid, *family], signal.SIGKILL)
                 process.wait()
 
     @property
@@ -167,11 +168,14 @@ class Model:
         command: What starts them, with a port; SIGTERM lets them finish what they have begun.
         preloads: Whether the project is loaded once, before they are forked.
         tells: Whether what loads it comes to its end as Python's programs do.
+        hang_up: Whether workers end by SIGHUP, instead of by themselves. uWSGI's SIGTERM at the
+            moment in which it replaces a worker misses that one, and then it waits for it for ever.
     """
 
     command: Callable[[int], list[str]]
     preloads: bool = True
     tells: bool = True
+    hang_up: bool = False
 
 
 def gunicorn(*arguments: str) -> Callable[[int], list[str]]:
@@ -182,12 +186,10 @@ def gunicorn(*arguments: str) -> Callable[[int], list[str]]:
 
 def uwsgi(*arguments: str) -> Callable[[int], list[str]]:
     program = ["-c", "import pyuwsgi; pyuwsgi.run()", "--module", "tests.endurance.project"]
-    common = ["--master", "--processes", str(WORKERS), "--max-requests", str(EACH), *arguments]
+    common = ["--master", "--processes", str(WORKERS), *arguments]
     # Left alone, SIGTERM has it load everything anew.
     term = ["--enable-threads", "--hook-master-start", "unix_signal:15 gracefully_kill_them_all"]
-    # It would let no worker end in its first ten seconds.
-    soon = ["--min-worker-lifetime", "1"]
-    return lambda port: [*program, *common, *term, *soon, "--http-socket", f"127.0.0.1:{port}"]
+    return lambda port: [*program, *common, *term, "--http-socket", f"127.0.0.1:{port}"]
 
 
 GEVENT = ("--worker-class=gevent",)
@@ -198,8 +200,8 @@ MODELS = {
     "gunicorn-gthread": Model(gunicorn("--preload", "--worker-class=gthread", "--threads=4")),
     "gunicorn-gevent": Model(gunicorn(*GEVENT), preloads=False, tells=False),
     "gunicorn-gevent-preload": Model(gunicorn(*GEVENT, *PATCHED)),
-    "uwsgi": Model(uwsgi(), tells=False),
-    "uwsgi-threads": Model(uwsgi("--threads=4"), tells=False),
+    "uwsgi": Model(uwsgi(), tells=False, hang_up=True),
+    "uwsgi-threads": Model(uwsgi("--threads=4"), tells=False, hang_up=True),
     "uwsgi-lazy": Model(uwsgi("--lazy-apps"), preloads=False, tells=False),
 }
 
@@ -249,10 +251,19 @@ def test_web_workers(site: Site, model: Model) -> None:
         client.ask()
         inherited = site.proxy.sent[0]
         deadline = time.monotonic() + DEADLINE
-        while len(site.pids) < WORKERS * (2 if model.preloads else 1):
-            assert time.monotonic() < deadline, "no worker took another's place"
-            list(threads.map(client.ask, range(CLIENTS * 2)))
+
+        def ask_until(workers: int) -> None:
+            while len(site.pids) < workers:
+                assert time.monotonic() < deadline, "no worker took another's place"
+                list(threads.map(client.ask, range(CLIENTS * 2)))
+
+        ask_until(WORKERS)
+        if model.hang_up:
+            begun = threads.map(client.ask, range(CLIENTS * 2))
+            keeper.send(list(site.pids), signal.SIGHUP)
+            list(begun)
         if model.preloads:
+            ask_until(2 * WORKERS)
             assert process.pid not in site.pids
             assert site.proxy.sent[0] == inherited
             assert not site.proxy.ended[0]
