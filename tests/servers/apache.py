@@ -5,19 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import pwd
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.servers.base import ChildServer, missing
+from tests.servers.base import ChildServer, as_worker, give_to_worker, missing
 from tests.servers.keys import Authority
 
 APACHE = "/usr/sbin/apache2"
 MODULES = Path("/usr/lib/apache2/modules")
 REALM = "files"
-WORKER = "www-data"
 
 
 class Apache(ChildServer):
@@ -29,6 +26,7 @@ class Apache(ChildServer):
         client_certificate: Ask for a client certificate instead of a password (implies `tls`);
             `options` then has `cert`.
         deflate: Compress answers with mod_deflate.
+        ordinary: Let permissions bind it, as they bind a server that is installed.
         extra: More lines of configuration, at the level of the server.
     """
 
@@ -42,6 +40,7 @@ class Apache(ChildServer):
         tls: bool = False,
         client_certificate: bool = False,
         deflate: bool = False,
+        ordinary: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -49,6 +48,7 @@ class Apache(ChildServer):
         self.auth = None if client_certificate else auth
         self.tls = tls or client_certificate
         self.deflate = deflate
+        self.ordinary = ordinary
         self.extra = list(extra)
 
     @classmethod
@@ -119,26 +119,11 @@ class Apache(ChildServer):
         lines += [f"<Directory {self.root}>", "Dav On", *access, "</Directory>"]
         loads = [f"LoadModule {name}_module {MODULES}/mod_{name}.so" for name in modules]
         (folder / "httpd.conf").write_text("\n".join(loads + lines) + "\n")
-        if os.geteuid() == 0:
-            shutil.chown(folder, WORKER)
-            for path in folder.rglob("*"):
-                shutil.chown(path, WORKER)
+        give_to_worker(folder)
 
     def command(self) -> list[str]:
-        server = [APACHE, "-DFOREGROUND", "-d", str(self.folder), "-f", "httpd.conf"]
-        if os.geteuid() != 0:
-            return server
         # httpd serves no files as root. As a user with root's rights to files it reads and
         # writes what the tests put into its folder, and the tests what it puts there.
-        user = pwd.getpwnam(WORKER)
-        rights = "+dac_override,+dac_read_search,+fowner"
-        return [
-            "setpriv",
-            f"--reuid={user.pw_uid}",
-            f"--regid={user.pw_gid}",
-            "--clear-groups",
-            f"--inh-caps={rights}",
-            f"--ambient-caps={rights}",
-            "--",
-            *server,
-        ]
+        rights = () if self.ordinary else ("dac_override", "dac_read_search", "fowner")
+        server = [APACHE, "-DFOREGROUND", "-d", str(self.folder), "-f", "httpd.conf"]
+        return [*as_worker(*rights), *server]

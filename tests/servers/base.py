@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -18,6 +19,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tests.servers import keeper
 
+WORKER = "www-data"
+"""An ordinary user, who runs a server when the tests are root's."""
 START_SECONDS = 15.0
 STOP_SECONDS = 5.0
 
@@ -34,6 +37,27 @@ def missing(*paths: str) -> str | None:
         if not os.path.exists(path) and shutil.which(path) is None:
             return f"{path} is not installed"
     return None
+
+
+def as_worker(*rights: str) -> list[str]:
+    """What runs a command as an ordinary user, who has these of root's rights and no others.
+
+    It needs ``setpriv``. Where the tests are not root's, they are an ordinary user's already.
+    """
+    if os.geteuid() != 0:
+        return []
+    user = pwd.getpwnam(WORKER)
+    who = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    more = ",".join(f"+{right}" for right in rights)
+    capabilities = [f"--inh-caps={more}", f"--ambient-caps={more}"] if more else []
+    return ["setpriv", *who, *capabilities, "--"]
+
+
+def give_to_worker(folder: Path) -> None:
+    """Make that user the owner of a folder and all that is in it."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, WORKER, WORKER)
 
 
 class Server:

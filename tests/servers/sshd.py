@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.servers.base import ChildServer, missing
+from tests.servers.base import WORKER, ChildServer, as_worker, give_to_worker, missing
 from tests.servers.keys import ssh_key
 
 SSHD = "/usr/sbin/sshd"
@@ -17,7 +17,7 @@ SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 
 
 class Sshd(ChildServer):
-    """sshd on 127.0.0.1; the current user logs in with a generated key.
+    """sshd on 127.0.0.1; the user that it runs as logs in with a generated key.
 
     Clients see the whole file system, so `options` has `location`, the absolute `root`.
 
@@ -26,16 +26,24 @@ class Sshd(ChildServer):
             takes the first value that it meets.
         internal: Serve SFTP inside sshd (``internal-sftp``), else by the separate program.
         sftp_arguments: Arguments of the SFTP server, such as ``"-R"`` (read only).
+        ordinary: Run as an ordinary user, whom permissions bind, also where the tests are root's.
     """
 
     name = "sshd"
     protocol = "sftp"
 
     def __init__(
-        self, *, extra: Sequence[str] = (), internal: bool = True, sftp_arguments: str = ""
+        self,
+        *,
+        extra: Sequence[str] = (),
+        internal: bool = True,
+        sftp_arguments: str = "",
+        ordinary: bool = False,
     ) -> None:
         super().__init__()
-        self.username = pwd.getpwuid(os.geteuid()).pw_name
+        self.ordinary = ordinary
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        self.username = WORKER if ordinary and os.geteuid() == 0 else user
         self.extra = list(extra)
         self.subsystem = f"{'internal-sftp' if internal else SFTP_SERVER} {sftp_arguments}".strip()
         self.host_keys: dict[str, str] = {}
@@ -95,9 +103,12 @@ class Sshd(ChildServer):
             f"Subsystem sftp {self.subsystem}",
         ]
         (folder / "sshd_config").write_text("\n".join(lines) + "\n")
+        if self.ordinary:
+            give_to_worker(folder)
 
     def command(self) -> list[str]:
-        return [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+        server = [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+        return [*as_worker(), *server] if self.ordinary else server
 
     def _answers(self) -> bool:
         # A whole banner, so that the probe is no half-open connection in sshd's count.

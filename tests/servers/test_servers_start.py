@@ -27,12 +27,14 @@ from tests.servers.sshd import Sshd
 CHILDREN = [factory for factory in SERVERS.values() if not issubclass(factory, Container)]
 VARIANTS: dict[str, Callable[[], Server]] = {
     "sshd-external": lambda: Sshd(internal=False),
+    "sshd-ordinary": lambda: Sshd(ordinary=True),
     "sshd-extra": lambda: Sshd(extra=["Ciphers aes128-ctr"]),
     "apache-digest": lambda: Apache(auth="digest"),
     "apache-open": lambda: Apache(auth=None),
     "apache-tls": lambda: Apache(tls=True),
     "apache-client-certificate": lambda: Apache(client_certificate=True),
     "apache-deflate": lambda: Apache(deflate=True),
+    "apache-ordinary": lambda: Apache(ordinary=True),
 }
 
 
