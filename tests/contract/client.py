@@ -63,6 +63,14 @@ class Client:
         """The names that it got, by the number of the save; none where the name was locked."""
         return self._hear()
 
+    def has_ended(self) -> bool:
+        """Wait until it has saved, or was killed; tell which it is."""
+        try:
+            self.names()
+        except EOFError:
+            return True
+        return False
+
     def kill(self) -> None:
         """End it as a crash would."""
         self._process.kill()

@@ -144,7 +144,7 @@ def disk(local_server):
         pytest.skip("only root can mount a small disk")
     mounted = []
 
-    def mount(options):
+    def mount(options, **more):
         path = server.root / f"disk-{len(mounted)}-{os.urandom(4).hex()}"
         path.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
@@ -153,7 +153,7 @@ def disk(local_server):
             pytest.skip(f"only root can mount a small disk, and not here: {done.stderr}")
         mounted.append(path)
         location = posixpath.join(server.options.get("location", ""), path.name)
-        return private_storage(server, location=location)
+        return private_storage(server, location=location, **more)
 
     yield mount
     for path in mounted:
@@ -196,14 +196,27 @@ def test_small_files_on_a_full_disk(disk, local_server):
             while fill.write(bytes(4096)):
                 pass
     assert (folder / "kept.txt").read_bytes() == b"kept"
+    # Once there is room it goes on.
+    for name in ("fill", "half.bin"):
+        (folder / name).unlink()
+    assert storage.save("again.bin", ContentFile(bytes(10 * 2**10))) == "again.bin"
 
 
-def test_a_file_is_not_lost_when_its_successor_does_not_fit(disk):
-    storage = disk("size=1m")
+@pytest.mark.parametrize("how", ["overwrite", "write"])
+def test_a_file_is_not_lost_when_its_successor_does_not_fit(disk, local_server, how):
+    storage = disk("size=1m", allow_overwrite=True)
     storage.save("file.bin", ContentFile(b"old"))
-    with pytest.raises(OSError, match=r"file\.bin"):
-        publish_big(storage, "file.bin")
+    with pytest.raises(OSError, match=r"file\.bin") as caught:
+        if how == "write":
+            publish_big(storage, "file.bin")
+        else:
+            storage.save("file.bin", ContentFile(bytes(2 * 2**20)))
+    assert caught.value.errno == FULL[local_server.name]
     assert read(storage, "file.bin") == b"old"
+    if local_server.name not in FILLS:
+        assert temporaries(local_server, storage) == []
+        assert storage.save("file.bin", ContentFile(b"new")) == "file.bin"
+        assert read(storage, "file.bin") == b"new"
 
 
 def publish_big(storage, name):

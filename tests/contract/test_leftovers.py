@@ -14,10 +14,15 @@ from django.core.files.base import ContentFile
 from netstorage.leftovers import Leftover, find_leftovers, remove_leftovers
 from netstorage.storage import TEMPORARY
 from tests.contract.client import Client
-from tests.contract.helpers import HIDES_DOTS, LOCKING, raw_names, remove_temporaries
+from tests.contract.helpers import (
+    HIDES_DOTS,
+    LOCKING,
+    OLD,
+    grow_old,
+    raw_names,
+    remove_temporaries,
+)
 from tests.contract.relay import Relay
-
-OLD = timedelta(days=3)
 
 CACHING = {"rclone-webdav", "rclone-sftp"}
 """Servers that do not see when somebody else sets a directory's time."""
@@ -31,13 +36,6 @@ def put(storage, name: str) -> None:
     """Write a file under whatever name."""
     with storage.pool.connection() as session:
         session.write(storage._path(name), io.BytesIO(b"half"), 4, None, None)
-
-
-def grow_old(server, storage, *names: str) -> None:
-    """Set back when they changed last, on the server's disk."""
-    then = time.time() - OLD.total_seconds()
-    for name in names:
-        os.utime(server.root / storage.location / name, (then, then))
 
 
 @pytest.fixture

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.core.files.base import ContentFile
 
+from netstorage.storage import NetworkStorage
+from tests.endurance.faulty import FaultyLine
+from tests.endurance.scene import BIG, OLD, Scene
 from tests.servers import SERVERS
 from tests.servers.base import Server
 from tests.servers.sshd import Sshd
@@ -25,3 +30,12 @@ def server(request: pytest.FixtureRequest, running_servers) -> Iterator[Server]:
             yield server
     else:
         yield running_servers.get(request.param, request)
+
+
+@pytest.fixture
+def scene(storage: NetworkStorage, server: Server) -> Iterator[Scene]:
+    """A server with some files, behind a line on which things go wrong."""
+    storage.save("dir/kept.bin", ContentFile(OLD))
+    storage.save("big.bin", ContentFile(BIG))
+    with FaultyLine(server) as line, ThreadPoolExecutor(2) as threads:
+        yield Scene(server, storage, line, threads)

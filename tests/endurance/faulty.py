@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tests.servers.base import Server
@@ -36,6 +37,7 @@ class What(enum.Enum):
     TRICKLE = "slow from there on"
     CORRUPT = "one bit turned over"
     REFUSE = "closed, and the server down"
+    NOTHING = "as before"
 
 
 class Fault(NamedTuple):
@@ -100,6 +102,8 @@ class FaultyLine:
         self._lock = threading.Lock()
         self._connections: list[_Connection] = []
         self._refuses = False
+        self._open = threading.Event()
+        self._open.set()
         self.clear()
         self._threads: list[threading.Thread] = []
         self._accepts = threading.Thread(target=self._accept)
@@ -110,10 +114,16 @@ class FaultyLine:
         """The server's options, with the line in its place."""
         return self._server.options_through(self.port)
 
-    def arm(self, fault: Fault | None) -> None:
-        """Count from here, and let ``fault`` happen when its point is reached."""
+    def arm(self, fault: Fault | None, event: Callable[[], object] | None = None) -> None:
+        """Count from here, and let ``fault`` happen when its point is reached.
+
+        Args:
+            fault: What goes wrong on the line, and where.
+            event: What happens beside it at that moment; who connects meanwhile waits for its end.
+        """
         with self._lock:
             self._fault = fault
+            self._event = event
             self.turns = 0
             self._answering = True
             self.struck = False
@@ -148,6 +158,7 @@ class FaultyLine:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     client.close()
                     continue
+                self._open.wait()
                 try:
                     server = socket.create_connection((self._server.host, self._server.port))
                 except OSError:
@@ -175,6 +186,9 @@ class FaultyLine:
                     data = self._happen(connection, fault, data)
                 if connection.silent:
                     connection.wait()
+                    break
+                if connection.gone.is_set():
+                    # What follows a gap must not arrive: to a server it would be another request.
                     break
                 self._send(connection, target, data)
         connection.end()
@@ -221,16 +235,23 @@ class FaultyLine:
 
     def _happen(self, connection: _Connection, fault: Fault, data: bytes) -> bytes:
         """Do it to the connection; return what still goes through of ``data``."""
-        passes = fault.where in {Where.FLIGHT, Where.PART}
-        part = data[: len(data) // 2] if passes else b""
         if fault.what is What.TRICKLE:
             return data
         if fault.what is What.CORRUPT:
             at = len(data) // 2
             return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
         up = fault.where in {Where.REQUEST, Where.FLIGHT}
+        half = len(data) // 2 if fault.where in {Where.FLIGHT, Where.PART} else 0
         with contextlib.suppress(OSError):
-            connection.ends[1 if up else 0].sendall(part)
+            connection.ends[1 if up else 0].sendall(data[:half])
+        if self._event is not None:
+            self._open.clear()
+            try:
+                self._event()
+            finally:
+                self._open.set()
+        if fault.what is What.NOTHING:
+            return data[half:]
         if fault.what is not What.STALL:
             connection.end(reset=fault.what is What.RESET)
         return b""
