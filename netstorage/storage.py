@@ -7,7 +7,7 @@ import logging
 import posixpath
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -37,10 +37,12 @@ TEMPORARY = ".netstorage-"
 _HIDDEN = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}(-link|\?;)?")
 
 NAMES_TRIED = 100
-"""How many names a save tries: a subclass may answer with the same taken one for ever."""
+"""How many names a save tries: a server, or a subclass, may say of every one that it is taken."""
 
 # Storage.save() does not hand its max_length to _save(), which may have to find another name.
 _max_length: ContextVar[int | None] = ContextVar("netstorage_max_length", default=None)
+# Nor does Storage.get_available_name() count what it asks is_name_available().
+_tries: ContextVar[Iterator[int] | None] = ContextVar("netstorage_tries", default=None)
 
 
 class NetworkStorage(ConfiguredStorage):
@@ -137,8 +139,31 @@ class NetworkStorage(ConfiguredStorage):
         finally:
             _max_length.reset(token)
 
+    def get_available_name(self, name: str, max_length: int | None = None) -> str:
+        """Return ``name``, or an alternative that is free.
+
+        Raises:
+            FileExistsError: One name after the other was said to be taken, and no end in sight.
+        """
+        token = _tries.set(count())
+        try:
+            return super().get_available_name(name, max_length=max_length)
+        except FileExistsError as error:
+            error.filename = str(name)
+            raise
+        finally:
+            _tries.reset(token)
+
     def is_name_available(self, name: str, max_length: int | None = None) -> bool:
         """Tell whether ``save()`` may use ``name``: it is free, or may be overwritten."""
+        if (tries := _tries.get()) is not None and next(tries) == NAMES_TRIED:
+            raise FileExistsError(
+                errno.EEXIST,
+                f"no free name was found: {NAMES_TRIED} were tried, and each is taken, or so the "
+                "server says. If it says so of names that nobody made, save under another name or "
+                "in another directory.",
+                name,
+            )
         if self._allow_overwrite:
             return not (max_length and len(name) > max_length)
         return super().is_name_available(name, max_length=max_length)

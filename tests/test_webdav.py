@@ -35,7 +35,7 @@ from netstorage import (
     WebDAVStorage,
 )
 from netstorage.session import Stat
-from netstorage.storage import TEMPORARY
+from netstorage.storage import NAMES_TRIED, TEMPORARY
 from netstorage.webdav import endpoint as endpoint_module
 from netstorage.webdav.habits import LIFETIME, Habits, Notebook
 from netstorage.webdav.session import LOOK_FIRST
@@ -1045,6 +1045,28 @@ def test_the_name_is_taken_in_the_last_moment(make, scripted):
     assert re.fullmatch(r"a_\w{7}\.txt", name)
     assert dav.files == {"/dav/a.txt": b"theirs", f"/dav/{name}": b"ours"}
     assert server.methods().count("PUT") == 1
+
+
+@pytest.mark.parametrize("max_length", [None, 13])
+def test_a_server_to_which_every_name_is_taken(make, scripted, max_length):
+    """sabre/dav says so of all names below one that ends in a line break: no save loops for ever."""
+
+    def taken(request: Request) -> Reply | None:
+        if len(server.requests) > 3 * NAMES_TRIED:
+            return Reply(404)
+        return multistatus(response(request.target, "<D:resourcetype/>"))
+
+    server = scripted()
+    storage = make(server)
+    assert storage.exists("") is True
+    server.forget()
+    server.script = instead(server.script, PROPFIND=taken)
+    with pytest.raises(FileExistsError, match="save under another name") as caught:
+        storage.save("a.txt", ContentFile(b"a"), max_length=max_length)
+    assert caught.value.filename == "a.txt"
+    assert server.methods() == ["PROPFIND"] * NAMES_TRIED
+    # To ask once is no search.
+    assert not any(storage.is_name_available("a.txt") for _ in range(2 * NAMES_TRIED))
 
 
 @pytest.mark.parametrize("prefix", ["same", "other"])
