@@ -24,6 +24,7 @@ from ..storage import NetworkStorage
 
 try:
     from .endpoint import WebDAVEndpoint
+    from .session import refuse_control_characters
 except ModuleNotFoundError as error:
     if error.name and error.name.partition(".")[0] in {"webdav4", "httpx"}:
         raise ImproperlyConfigured(
@@ -106,6 +107,12 @@ class WebDAVStorage(NetworkStorage):
         if location.split("/", 1)[0] == "..":
             raise ImproperlyConfigured("the option 'location' leads out of the option 'url'.")
         return location
+
+    def get_available_name(self, name: str, max_length: int | None = None) -> str:
+        """Return ``name``, or an alternative that is free."""
+        # Not to ask for what will be refused: sabre/dav says that all below "a\n" is taken.
+        refuse_control_characters(self._clean(name))
+        return super().get_available_name(name, max_length=max_length)
 
     def _endpoint(self) -> WebDAVEndpoint:
         options = {f.name: self.options[f.name] for f in fields(WebDAVEndpoint) if f.init}

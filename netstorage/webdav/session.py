@@ -149,7 +149,8 @@ class WebDAVSession(Session):
             return stat_of(response, self._content_range(response)[1])
         if leads_to_slash(response):
             raise IsADirectoryError(errno.EISDIR, "is a collection", path)
-        if response.status_code in {400, 403, 405} and self._http.can_propfind:
+        # sabre/dav says 501 to a collection.
+        if response.status_code in {400, 403, 405, 501} and self._http.can_propfind:
             if self.stat(path).is_dir:
                 raise IsADirectoryError(errno.EISDIR, "is a collection", path)
             self._looking.raise_if_below_a_file(path)
@@ -203,7 +204,7 @@ class WebDAVSession(Session):
             self._put(path, source, size)
 
     def _put(self, path: str, source: BinaryIO, size: int) -> None:
-        _refuse_control_characters(path)
+        refuse_control_characters(path)
         parent = posixpath.dirname(path)
         if size > LOOK_FIRST and parent:
             self._looking.require_directory(parent)
@@ -282,7 +283,7 @@ class WebDAVSession(Session):
 
     def _require_good_name(self, target: str) -> None:
         """Refuse a name that the server would mangle or cut."""
-        _refuse_control_characters(target)
+        refuse_control_characters(target)
         if CUTTING & {*target, *self._url.path}:
             directory = posixpath.dirname(target)
             while CUTTING & set(directory):
@@ -347,7 +348,7 @@ class WebDAVSession(Session):
         return True
 
 
-def _refuse_control_characters(path: str) -> None:
+def refuse_control_characters(path: str) -> None:
     """Refuse names that servers mangle, each in its way, while they seem to take them."""
     if CONTROL & set(path):
         raise OSError(

@@ -18,14 +18,29 @@ from netstorage.storage import TEMPORARY, NetworkStorage
 from tests.servers import make_storage
 from tests.servers.base import Server
 
+APACHES = {"apache", "docker-apache", "apache-behind-tls", "apache-behind-prefix"}
+"""One program, whose ways a container or a proxy does not change."""
+
 HIDES_DOTS = {"nginx"}
 """Servers that list no names that begin with a dot (by the code of nginx-dav-ext-module)."""
 
 LOCKING = {"rclone-webdav"}
 """Servers that let nobody remove a half upload until they noticed that its connection is gone."""
 
-STRICT = {"embedded-sftp", "sshd", "docker-sshd", "proftpd"}
+TAKES_FOR_LATIN_1 = {"sabre"}
+"""Servers that take bytes which are no UTF-8 for Latin-1, and list them as what they then mean."""
+
+ONE_REQUEST = {"sabre"}
+"""Servers that end each connection after one answer: nothing is repeated on a fresh one."""
+
+STRICT = {"embedded-sftp", "sshd", "docker-sshd"}
 """Servers whose RENAME refuses a taken name (SFTP.md); elsewhere a window of some ms is left."""
+
+GAPS = {"rclone-webdav", "rclone-sftp", "embedded-webdav", "sabre", *APACHES}
+"""Servers that remove the old file before they rename the new one, whatever they are told."""
+
+LOOSE = {"rclone-webdav", "rclone-sftp", *APACHES}
+"""Servers that look before they open, and so may send a new file to the length of the old one."""
 
 OLD = timedelta(days=3)
 """An age at which nobody doubts that an upload is dead."""

@@ -12,7 +12,10 @@ from netstorage import FileChanged
 from netstorage.storage import TEMPORARY
 from tests.contract.client import Client
 from tests.contract.helpers import (
+    APACHES,
+    GAPS,
     LOCKING,
+    LOOSE,
     private_storage,
     raw_names,
     read,
@@ -145,18 +148,12 @@ def test_a_client_that_is_killed_leaves_no_final_name(storage, server, relay, ov
 
 # --- readers while others write ------------------------------------------------------------------
 
-GAPS = {"rclone-webdav", "rclone-sftp", "embedded-webdav", "apache", "docker-apache"}
-"""Servers that remove the old file before they rename the new one, whatever they are told."""
-
-LOOSE = {"rclone-webdav", "rclone-sftp", "apache", "docker-apache"}
-"""Servers that look before they open, and so may send a new file to the length of the old one."""
-
 ERRORS = {
     "rclone-webdav": OSError,
     "rclone-sftp": OSError,
     "embedded-webdav": OSError,
-    "apache": PermissionError,
-    "docker-apache": PermissionError,
+    "sabre": OSError,
+    **dict.fromkeys(APACHES, PermissionError),
 }
 """What servers answer when a file vanishes under their hands, beside that it is not there."""
 

@@ -113,6 +113,7 @@ FULL = {
     "embedded-webdav": errno.EIO,
     "nginx": errno.EIO,
     "lighttpd": errno.EIO,
+    "sabre": errno.EIO,
     "rclone-webdav": errno.ENOTSUP,
     "rclone-sftp": errno.EIO,
 }

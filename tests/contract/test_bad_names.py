@@ -9,7 +9,7 @@ import pytest
 from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import ContentFile
 
-from tests.contract.helpers import HIDES_DOTS, raw_names, read
+from tests.contract.helpers import HIDES_DOTS, TAKES_FOR_LATIN_1, raw_names, read
 
 CONTROL = ["new\nline", "return\r", "tab\tbed", "bell\x07", "del\x7f", "dir\n/file.txt"]
 """Django's get_valid_name() drops such characters; a direct save() does not."""
@@ -200,7 +200,8 @@ def test_bytes_that_are_no_text(storage, server):
         return
     assert storage.save(name, ContentFile(b"named")) == name
     assert read(storage, name) == b"named"
-    assert sorted(storage.listdir("")[1]) == sorted(["kept.txt", name])
+    listed = "bytes-ÿ.txt" if server.name in TAKES_FOR_LATIN_1 else name
+    assert sorted(storage.listdir("")[1]) == sorted(["kept.txt", listed])
 
 
 def overwrite(storage, name, data):

@@ -13,7 +13,9 @@ from tests.servers.embedded import EmbeddedSFTP, EmbeddedWebDAV
 from tests.servers.lighttpd import Lighttpd
 from tests.servers.nginx import Nginx
 from tests.servers.proftpd import Proftpd
+from tests.servers.proxied import ApacheBehindPrefix, ApacheBehindTLS
 from tests.servers.rclone import RcloneSFTP, RcloneWebDAV
+from tests.servers.sabre import Sabre
 from tests.servers.sshd import Sshd
 
 if TYPE_CHECKING:
@@ -28,9 +30,12 @@ SERVERS: dict[str, type[Server]] = {
         Apache,
         Nginx,
         Lighttpd,
+        Sabre,
         RcloneWebDAV,
         RcloneSFTP,
         Proftpd,
+        ApacheBehindTLS,
+        ApacheBehindPrefix,
         DockerSshd,
         DockerApache,
     )

@@ -163,7 +163,7 @@ class ChildServer(Server):
             self._start_process()
             return self
         self._folder = Path(tempfile.mkdtemp(prefix=f"netstorage-{self.name}-")).resolve()
-        self.root.mkdir(parents=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         try:
             for attempt in range(3):
                 self.port = free_port()

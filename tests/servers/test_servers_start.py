@@ -62,17 +62,21 @@ def sftp_names(options: dict) -> list[str]:
         return client.listdir(options.get("location", "."))
 
 
+def tls_context(options: dict) -> ssl.SSLContext | bool:
+    if "verify" not in options:
+        return True
+    context = ssl.create_default_context(cafile=options["verify"])
+    if "cert" in options:
+        context.load_cert_chain(options["cert"])
+    return context
+
+
 def propfind(options: dict) -> httpx.Response:
-    context: ssl.SSLContext | bool = True
-    if "verify" in options:
-        context = ssl.create_default_context(cafile=options["verify"])
-        if "cert" in options:
-            context.load_cert_chain(options["cert"])
     auth: httpx.Auth | None = None
     if "username" in options:
         scheme = httpx.DigestAuth if options.get("auth") == "digest" else httpx.BasicAuth
         auth = scheme(options["username"], options["password"])
-    with httpx.Client(auth=auth, verify=context) as client:
+    with httpx.Client(auth=auth, verify=tls_context(options)) as client:
         headers = {"Depth": "1", "Content-Type": "application/xml"}
         return client.request("PROPFIND", options["url"], headers=headers)
 
@@ -161,7 +165,8 @@ def test_what_a_server_stores_the_tests_can_change(factory):
         folder.mkdir()
         (folder / "ours.txt").write_text("ours")
         auth = (options["username"], options["password"])
-        with httpx.Client(auth=auth, base_url=options["url"]) as client:
+        verify = tls_context(options)
+        with httpx.Client(auth=auth, base_url=options["url"], verify=verify) as client:
             assert client.put("folder/theirs.txt", content=b"theirs").is_success
             assert client.delete("folder/ours.txt").is_success
         (folder / "theirs.txt").write_text("changed")
