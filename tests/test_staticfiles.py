@@ -382,7 +382,7 @@ def test_no_reader_sees_a_manifest_of_missing_files(deployed):
             try:
                 seen.append(stands(reader))
             except OSError:
-                # On some servers a file that is replaced is missing for a moment (saving.md).
+                # On some servers a file that is replaced is missing for a moment (servers.md).
                 continue
             except BaseException as error:
                 failures.append(error)

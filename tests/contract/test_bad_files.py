@@ -13,6 +13,7 @@ import pytest
 from django.core.files.base import ContentFile
 
 from tests.contract.helpers import private_storage, raw_names, read, temporaries
+from tests.contract.page import check
 
 
 @pytest.fixture
@@ -172,6 +173,7 @@ def test_a_full_disk(disk, local_server, caplog):
         assert caught.value.errno == FULL[local_server.name]
         assert caught.value.filename == name
         assert not storage.exists(name)
+        check(local_server, "A full disk", errno.errorcode[caught.value.errno])
     assert read(storage, "kept.txt") == b"kept"
     if local_server.name not in FILLS:
         assert temporaries(local_server, storage) == []
