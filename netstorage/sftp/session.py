@@ -31,6 +31,8 @@ DIRECTORY_TRIES = 5
 # Servers whose RENAME and MKDIR refuse an existing name, as section 6.5 of the draft wants it.
 # Go's server overwrites; of unknown ones nothing is assumed.
 STRICT_SERVERS = ("OpenSSH", "mod_sftp", "AsyncSSH")
+# Of these ProFTPD's looks first: of two clients that rename at once to one name, both may succeed.
+RACING_SERVERS = ("mod_sftp",)
 
 
 class SFTPSession(Session):
@@ -49,6 +51,7 @@ class SFTPSession(Session):
         self._verdicts = Verdicts(wire)
         software = transport.remote_version.split("-", 2)[-1]
         self._strict = software.startswith(STRICT_SERVERS)
+        self._renames_safely = self._strict and not software.startswith(RACING_SERVERS)
         self._links: bool | None = None
 
     # The connection
@@ -283,10 +286,11 @@ class SFTPSession(Session):
     def rename(self, source: str, target: str) -> None:
         """Rename without replacing.
 
-        RENAME refuses an existing target on servers that keep to the draft (6.5); on others a hard
-        link does, where they can; at the worst a look just before is all there is.
+        RENAME refuses an existing target on servers that keep to the draft (6.5); on others, and on
+        ProFTPD, which looks and then renames, a hard link does, where they can; at the worst a look
+        just before is all there is.
         """
-        if not self._strict:
+        if not self._renames_safely:
             self._require_plain(target)
             if self._link(source, target):
                 return

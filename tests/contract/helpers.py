@@ -21,7 +21,10 @@ from tests.servers.base import Server
 APACHES = {"apache", "docker-apache", "apache-behind-tls", "apache-behind-prefix"}
 """One program, whose ways a container or a proxy does not change."""
 
-HIDES_DOTS = {"nginx"}
+CANNOT_LIST = {"nginx-plain"}
+"""Servers without PROPFIND; their listings come from the disk (`contract/conftest.py`)."""
+
+HIDES_DOTS = {"nginx", *CANNOT_LIST}
 """Servers that list no names that begin with a dot (by the code of nginx-dav-ext-module)."""
 
 LOCKING = {"rclone-webdav"}
@@ -33,7 +36,7 @@ TAKES_FOR_LATIN_1 = {"sabre"}
 ONE_REQUEST = {"sabre"}
 """Servers that end each connection after one answer: nothing is repeated on a fresh one."""
 
-STRICT = {"embedded-sftp", "sshd", "docker-sshd"}
+STRICT = {"embedded-sftp", "sshd", "docker-sshd", "proftpd"}
 """Servers whose RENAME refuses a taken name (SFTP.md); elsewhere a window of some ms is left."""
 
 GAPS = {"rclone-webdav", "rclone-sftp", "embedded-webdav", "sabre", *APACHES}
