@@ -44,7 +44,7 @@ from tests.servers import SERVERS, WEBDAV, fresh_location
 from tests.servers.apache import Apache
 from tests.servers.base import Server, free_port
 from tests.servers.docker import Container
-from tests.servers.nginx import Nginx, NginxProxy
+from tests.servers.nginx import Nginx, NginxPlain, NginxProxy
 from tests.servers.scripted_http import (
     COLLECTION,
     DROP,
@@ -60,7 +60,8 @@ from tests.servers.scripted_http import (
     response,
 )
 
-LOCAL = [name for name in WEBDAV if not issubclass(SERVERS[name], (Container, NginxProxy))]
+ELSEWHERE = (Container, NginxProxy, NginxPlain)
+LOCAL = [name for name in WEBDAV if not issubclass(SERVERS[name], ELSEWHERE)]
 VARIANTS: dict[str, Callable[[], Any]] = {
     "apache-digest": lambda: Apache(auth="digest"),
     "apache-tls": lambda: Apache(tls=True),
@@ -68,7 +69,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "apache-deflate": lambda: Apache(deflate=True),
     "apache-impatient": lambda: Apache(extra=["KeepAliveTimeout 50ms"]),
     "apache-without-slashes": lambda: Apache(extra=["DirectorySlash Off"]),
-    "nginx-plain": lambda: Nginx(dav_ext=False),
+    "nginx-plain": NginxPlain,
     "nginx-small": lambda: Nginx(client_max_body_size=1000),
     "nginx-certificate": lambda: Nginx(client_certificate=True),
 }

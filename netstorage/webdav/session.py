@@ -71,6 +71,10 @@ class WebDAVSession(Session):
             # index.html, which is then asked in its place; a missing name tells them apart.
             response, _ = self._looking.ask(temporary(""), "0", slash=False)
             self._http.can_propfind = response.status_code not in {405, 501}
+            if not self._http.can_propfind:
+                there = self._http.request("HEAD", "")
+                if there.status_code in {404, 410}:
+                    raise self._http.refusal(there, "")
         else:
             raise self._http.refusal(response, "")
         self._meet(called)

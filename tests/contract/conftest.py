@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from netstorage.session import Entry
 from netstorage.storage import NetworkStorage
-from tests.contract.helpers import busy_pools, private_storage, temporaries
+from netstorage.webdav.session import WebDAVSession
+from tests.contract.helpers import CANNOT_LIST, busy_pools, private_storage, temporaries
 from tests.servers.base import Server
 
 
@@ -19,6 +22,27 @@ def sessions_given_back() -> Iterator[None]:
     before = busy_pools()
     yield
     assert [pool for pool in busy_pools() if pool not in before] == []
+
+
+@pytest.fixture(autouse=True)
+def listings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a server lists nothing, see that this is told, and look at its disk instead."""
+    server = "server" in request.fixturenames and request.getfixturevalue("server")
+    if not server or server.name not in CANNOT_LIST:
+        return
+    listdir = WebDAVSession.listdir
+
+    def from_disk(session: WebDAVSession, path: str) -> list[Entry]:
+        with pytest.raises(OSError, match="cannot list") as caught:
+            listdir(session, path)
+        assert caught.value.errno == errno.ENOTSUP
+        folder = server.root / path
+        if not folder.exists():
+            raise FileNotFoundError(errno.ENOENT, "no such directory", path)
+        names = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        return [Entry(entry.name, entry.is_dir()) for entry in names]
+
+    monkeypatch.setattr(WebDAVSession, "listdir", from_disk)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ SECTIONS = {
     "sabre": "sabre/dav",
     "embedded-webdav": "WsgiDAV",
     "rclone-webdav": "rclone serve webdav",
+    "nginx-plain": "nginx without dav_ext",
 }
 """The heading over each server's table."""
 

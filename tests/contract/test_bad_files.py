@@ -113,6 +113,7 @@ FULL = {
     # What these say is a 500, a 405, or a sentence, whatever the reason.
     "embedded-webdav": errno.EIO,
     "nginx": errno.EIO,
+    "nginx-plain": errno.EIO,
     "lighttpd": errno.EIO,
     "sabre": errno.EIO,
     "rclone-webdav": errno.ENOTSUP,
@@ -129,6 +130,7 @@ FILLS = {
     "embedded-webdav",
     # Leaves its own copy between two file systems (NAME.0000000001) when it cannot finish it.
     "nginx",
+    "nginx-plain",
 }
 
 

@@ -12,7 +12,7 @@ from django.core.files.base import ContentFile
 from django.test import override_settings
 
 from netstorage.storage import TEMPORARY
-from tests.contract.helpers import HIDES_DOTS, raw_names
+from tests.contract.helpers import CANNOT_LIST, HIDES_DOTS, raw_names
 
 CLOCK = 5
 """Seconds that a server's clock and the coarseness of its times may make."""
@@ -144,7 +144,12 @@ def test_modified_time_is_local_and_naive_without_use_tz(storage, zone):
         assert abs((modified - datetime.datetime.now()).total_seconds()) < CLOCK
 
 
-def test_a_directory_has_a_modified_time(tree):
+def test_a_directory_has_a_modified_time(tree, server):
+    if server.name in CANNOT_LIST:
+        # HEAD is answered with a redirect to the slash, which tells no time.
+        with pytest.raises(NotImplementedError):
+            tree.get_modified_time("dir")
+        return
     assert abs(tree.get_modified_time("dir").timestamp() - time.time()) < CLOCK
 
 

@@ -84,7 +84,7 @@ def publishing(storage):
         session.rename(put(storage, session, OLD), storage._path("published.bin"))
         if not hasattr(session, "_wire"):
             return "`MOVE`, `Overwrite: F`"
-        if session._strict:
+        if session._renames_safely:
             return "`RENAME`"
         return "hard link" if session._links else "`RENAME`, after a look"
 

@@ -11,7 +11,7 @@ from tests.servers.base import Server
 from tests.servers.docker import DockerApache, DockerSshd
 from tests.servers.embedded import EmbeddedSFTP, EmbeddedWebDAV
 from tests.servers.lighttpd import Lighttpd
-from tests.servers.nginx import Nginx
+from tests.servers.nginx import Nginx, NginxPlain
 from tests.servers.proftpd import Proftpd
 from tests.servers.proxied import ApacheBehindPrefix, ApacheBehindTLS
 from tests.servers.rclone import RcloneSFTP, RcloneWebDAV
@@ -29,6 +29,7 @@ SERVERS: dict[str, type[Server]] = {
         Sshd,
         Apache,
         Nginx,
+        NginxPlain,
         Lighttpd,
         Sabre,
         RcloneWebDAV,

@@ -122,6 +122,15 @@ class Nginx(_Nginx):
         return [*lines, "}"]
 
 
+class NginxPlain(Nginx):
+    """nginx as most have it, without dav_ext: it knows no PROPFIND."""
+
+    name = "nginx-plain"
+
+    def __init__(self) -> None:
+        super().__init__(dav_ext=False)
+
+
 class NginxProxy(_Nginx):
     """nginx on 127.0.0.1 in front of another WebDAV server, which has no files of its own.
 
