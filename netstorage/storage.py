@@ -105,16 +105,20 @@ class NetworkStorage(ConfiguredStorage):
         try:
             try:
                 with self.pool.connection(exclusive=exclusive) as session:
-                    return operation(session)
+                    return operation(self._entered(session))
             except ConnectionLost as error:
                 if not (error.reused and repeat):
                     raise
                 logger.info("repeating after a lost session: %s", error)
             with self.pool.connection(exclusive=exclusive) as session:
-                return operation(session)
+                return operation(self._entered(session))
         except (OSError, NetStorageError) as error:
             error.filename = str(name)
             raise
+
+    def _entered(self, session: Session) -> Session:
+        """Return what operations use of a session: protocols may bound it to ``location``."""
+        return session
 
     def _refuse_read_only(self, name: str | PurePath) -> None:
         if self.options["read_only"]:

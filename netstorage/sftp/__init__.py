@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from os import fspath
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..options import (
     COMMON_DEFAULTS,
     COMMON_KINDS,
+    FLAG,
     NUMBER,
     PATH,
     SECRET,
@@ -22,9 +23,11 @@ from ..options import (
     CommonOptions,
     Kind,
 )
+from ..session import Session
 from ..storage import NetworkStorage
 
 try:
+    from .confined import ConfinedSession
     from .hostkeys import parse_pin
     from .ssh import SFTPEndpoint
     from .transport import LEGACY_CIPHERS, LEGACY_MACS
@@ -37,6 +40,8 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from .session import SFTPSession
 
 
 class SFTPOptions(CommonOptions, total=False):
@@ -56,6 +61,7 @@ class SFTPOptions(CommonOptions, total=False):
         file_permissions_mode: Permission bits of new files; default: FILE_UPLOAD_PERMISSIONS.
         directory_permissions_mode: Permission bits of new directories; default:
             FILE_UPLOAD_DIRECTORY_PERMISSIONS.
+        confine_links: Whether symbolic links that lead out of ``location`` are refused.
     """
 
     host: str
@@ -70,6 +76,7 @@ class SFTPOptions(CommonOptions, total=False):
     legacy_algorithms: list[str] | tuple[str, ...]
     file_permissions_mode: int | None
     directory_permissions_mode: int | None
+    confine_links: bool
 
 
 class SFTPStorage(NetworkStorage):
@@ -96,6 +103,7 @@ class SFTPStorage(NetworkStorage):
         "legacy_algorithms": (),
         "file_permissions_mode": None,
         "directory_permissions_mode": None,
+        "confine_links": False,
     }
     kinds: ClassVar[Mapping[str, Kind]] = {
         **COMMON_KINDS,
@@ -110,6 +118,7 @@ class SFTPStorage(NetworkStorage):
         "legacy_algorithms": TEXTS,
         "file_permissions_mode": NUMBER,
         "directory_permissions_mode": NUMBER,
+        "confine_links": FLAG,
     }
 
     if TYPE_CHECKING:
@@ -127,6 +136,11 @@ class SFTPStorage(NetworkStorage):
         """Permission bits of new directories; None: the server's umask decides."""
         value: int | None = self.options["directory_permissions_mode"]
         return settings.FILE_UPLOAD_DIRECTORY_PERMISSIONS if value is None else value
+
+    def _entered(self, session: Session) -> Session:
+        if not self.options["confine_links"]:
+            return session
+        return ConfinedSession(cast("SFTPSession", session), self.location)
 
     def _endpoint(self) -> SFTPEndpoint:
         options = {f.name: self.options[f.name] for f in fields(SFTPEndpoint)}
