@@ -17,6 +17,7 @@ from django.core.files.storage import Storage
 from django.core.signals import setting_changed
 from django.urls import get_script_prefix
 
+from .hidden import hidden
 from .limits import PoolLimits
 from .pool import ConnectionPool, get_pool
 from .session import Endpoint
@@ -102,9 +103,17 @@ class ConfiguredStorage(Storage):
     """Options that never enter a migration, a repr, a log or a message."""
 
     def __init__(self, **options: Any) -> None:
-        self._given = options
+        options = self._given = self._hidden(options)
         self._refuse_unknown(options, f"{type(self).__name__}()")
         setting_changed.connect(self._forget_settings)
+
+    @classmethod
+    def _hidden(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            # What is no option may be the misspelt name of a secret.
+            name: hidden(value) if name in cls.secrets or name not in cls.defaults else value
+            for name, value in options.items()
+        }
 
     @classmethod
     def _refuse_unknown(cls, options: Mapping[str, Any], where: str) -> None:
@@ -136,6 +145,7 @@ class ConfiguredStorage(Storage):
         from_settings = getattr(settings, self.settings_name, {})
         if not isinstance(from_settings, Mapping):
             raise ImproperlyConfigured(f"{self.settings_name} must be a dictionary of options.")
+        from_settings = self._hidden(from_settings)
         self._refuse_unknown(from_settings, self.settings_name)
         options = {**self.defaults, **from_settings, **self._given}
         if not options[self.required]:
@@ -147,7 +157,8 @@ class ConfiguredStorage(Storage):
         for name, (kinds, meaning) in self.kinds.items():
             value = options[name]
             if not isinstance(value, kinds):
-                given = type(value).__name__ if name in self.secrets else repr(value)
+                kind = "str" if isinstance(value, str) else type(value).__name__
+                given = kind if name in self.secrets else repr(value)
                 raise ImproperlyConfigured(f"the option {name!r} must be {meaning}, not {given}.")
         for name in ("timeout", "connect_timeout"):
             value = options[name]

@@ -406,46 +406,6 @@ def test_every_option_is_in_the_docstring_of_its_type():
 # --- secrets -------------------------------------------------------------------------------------
 
 SECRET = "s3cr3t"
-WITH_SECRETS = [
-    pytest.param(
-        SFTPStorage,
-        {**SFTP, "password": SECRET, "private_key": f"-{SECRET}-", "passphrase": SECRET},
-        id="sftp",
-    ),
-    pytest.param(
-        WebDAVStorage,
-        {
-            **WEBDAV,
-            "username": "me",
-            "password": SECRET,
-            "token": SECRET,
-            "headers": {"X-Token": SECRET},
-            "proxy": f"http://me:{SECRET}@proxy.invalid/",
-        },
-        id="webdav",
-    ),
-    pytest.param(
-        WebDAVStorage,
-        {**WEBDAV, "cert": ("me.pem", "me.key", SECRET)},
-        id="webdav-cert",
-    ),
-]
-
-
-@pytest.mark.parametrize(("storage_class", "options"), WITH_SECRETS)
-def test_no_secret_shows(storage_class, options):
-    storage = storage_class(**options, location="media")
-    with override_settings(**{storage_class.settings_name: options}):
-        from_settings = storage_class()
-        for each in (storage, from_settings):
-            endpoint = each.pool.endpoint
-            shown = [each, endpoint, each.pool, each.pool.stats(), each.deconstruct()]
-            for text in [*map(repr, shown), *map(str, shown)]:
-                assert SECRET not in text
-            code, imports = MigrationWriter.serialize(each)
-            assert SECRET not in code
-            assert SECRET not in "".join(imports)
-    assert repr(from_settings) == f"{storage_class.__name__}()"
 
 
 def test_repr_shows_what_was_given():

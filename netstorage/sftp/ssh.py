@@ -22,6 +22,7 @@ from paramiko.ssh_exception import (
 )
 
 from ..exceptions import AuthenticationError, ConnectError, ConnectionLost, NetStorageError
+from ..hidden import Hidden, reveal
 from .frames import StatusError
 from .hostkeys import TrustedKeys
 from .session import SFTPSession
@@ -218,7 +219,7 @@ class SFTPEndpoint:
             return [self._parse_key(private_key, "private_key")]
         if self.key_filename is not None:
             try:
-                text = Path(self.key_filename).expanduser().read_text("ascii")
+                text = Hidden(Path(self.key_filename).expanduser().read_text("ascii"))
             except (OSError, ValueError) as error:
                 raise AuthenticationError(
                     f"the option key_filename names {self.key_filename}, which cannot be read: "
@@ -357,8 +358,3 @@ class _Deadline:
             f"{self._endpoint} did not answer in time: {what} within {seconds:g} s "
             "(connect_timeout)"
         )
-
-
-def reveal(secret: Secret) -> str | None:
-    """Return a secret, asking its callable if it is one."""
-    return secret() if callable(secret) else secret

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote
@@ -14,6 +14,7 @@ from webdav4.client import Client
 from webdav4.http import Client as HTTPClient
 
 from ..exceptions import AuthenticationError, ConnectError, NetStorageError
+from ..hidden import hidden, reveal
 from .habits import Notebook
 from .session import WebDAVSession
 
@@ -78,13 +79,16 @@ class WebDAVEndpoint:
 
     def _http_client(self) -> HTTPClient:
         timeout = httpx.Timeout(self.timeout, connect=self.connect_timeout)
-        context = _ssl_context(self.verify, self.cert)
+        context = _ssl_context(self.verify, hidden(self.cert))
         try:
             return HTTPClient(
                 auth=self._auth(),
-                headers={_sendable("headers", k): _sendable("headers", v) for k, v in self.headers},
+                headers={
+                    _sendable("headers", name): _sendable("headers", value)
+                    for name, value in hidden(self.headers)
+                },
                 verify=context,
-                proxy=self.proxy,
+                proxy=hidden(self.proxy),
                 timeout=timeout,
                 limits=httpx.Limits(
                     max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE
@@ -97,13 +101,13 @@ class WebDAVEndpoint:
             raise ConnectError(f"{self} cannot be asked: {error}") from error
 
     def _auth(self) -> httpx.Auth | None:
-        token = self.token() if callable(self.token) else self.token
+        token = reveal(self.token)
         if token is not None:
             return _Bearer(_sendable("token", token))
         if self.username is None:
             return None
-        password = self.password() if callable(self.password) else self.password
-        kind = httpx.DigestAuth if self.auth == "digest" else httpx.BasicAuth
+        password = reveal(self.password)
+        kind = _Digest if self.auth == "digest" else httpx.BasicAuth
         return kind(self.username, password or "")
 
     def _start(self, session: WebDAVSession) -> None:
@@ -125,13 +129,7 @@ class WebDAVEndpoint:
         except NotADirectoryError as error:
             raise ConnectError(f"{self} is a file: set the option url to a folder") from error
         except TimeoutError as error:
-            cause = error.__cause__
-            if isinstance(cause, httpx.ConnectTimeout):
-                raise ConnectError(
-                    f"{self} did not accept a connection within {self.connect_timeout:g} s "
-                    "(connect_timeout)"
-                ) from error
-            raise ConnectError(str(error)) from error
+            raise ConnectError(error.strerror) from error
         except ConnectionError as error:
             raise self._unreachable(error) from error
         except UnicodeError as error:
@@ -155,7 +153,7 @@ class WebDAVEndpoint:
                     f"{self} refuses connections: is the server running, is the option url right?"
                 )
             chain = chain.__cause__ or chain.__context__
-        why = str(cause or error).rstrip(".")
+        why = str(cause or error)[:200].rstrip(".")
         return ConnectError(f"{self} cannot be reached: {why}. Check the option url.")
 
 
@@ -192,6 +190,21 @@ class _Bearer(httpx.Auth):
     def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
         request.headers["Authorization"] = self._header
         yield request
+
+
+class _Digest(httpx.DigestAuth):
+    """Digest authentication (RFC 7616), to which no challenge is a bug of ours."""
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Answer a challenge, or say that nobody can."""
+        try:
+            yield from super().auth_flow(request)
+        except (LookupError, ValueError, NotImplementedError, httpx.ProtocolError):
+            pass
+        else:
+            return
+        # Out here, for the frames of that error hold the password.
+        raise httpx.ProtocolError("it asks for a digest that nobody can make")
 
 
 @lru_cache(maxsize=16)

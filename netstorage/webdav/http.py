@@ -13,6 +13,7 @@ import httpx
 from webdav4.client import Client
 
 from ..exceptions import AuthenticationError, ConnectionLost, ProtocolError
+from ..hidden import without_frames
 from .multistatus import segments
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class HTTP:
         self._client = client
         self._timeout = timeout
         self._sockets: list[Any] = []
+        self._in_tls = False
         self.url = url
         self.server = server
         self.closed = False
@@ -150,21 +152,24 @@ class HTTP:
         Servers close idle connections when they like, and a request may cross with that. None of
         ours does harm when it is repeated; where the first was done, the second's answer tells.
         """
-        fresh = False
+        fresh = self._in_tls = False
 
         def watch(event: str, info: object) -> None:
             nonlocal fresh
             fresh = fresh or event == "connection.connect_tcp.complete"
+            self._in_tls = self._in_tls or event.endswith("start_tls.started")
 
         http = self._client.http
         request = http.build_request(
             method, url, content=content, headers=headers, extensions={"trace": watch}
         )
+        response: httpx.Response | None = None
         try:
             response = http.send(request, stream=True)
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
             if fresh:
                 raise
+        if response is None:
             response = http.send(request, stream=True)
             if method == "PUT" and response.status_code == 423:
                 # Go's server keeps the first one locked until it notices that its connection ended:
@@ -173,7 +178,7 @@ class HTTP:
                 self.closed = True
                 raise ConnectionLost(
                     f"the session with {self.server} was lost in an upload that is still locked"
-                ) from None
+                )
         with closing(response):
             yield response
 
@@ -184,15 +189,24 @@ class HTTP:
             yield
         except httpx.TimeoutException as error:
             self.closed = True
-            raise TimeoutError(
-                errno.ETIMEDOUT,
-                f"{self.server} did not go on within {self._timeout:g} s (timeout)",
-            ) from error
+            raise TimeoutError(errno.ETIMEDOUT, f"{self.server} {self._late(error)}") from (
+                without_frames(error)
+            )
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
             self.closed = True
-            raise ConnectionLost(
-                f"the session with {self.server} was lost: {error or type(error).__name__}"
-            ) from error
+            why = str(error)[:200] or type(error).__name__
+            message = f"the session with {self.server} was lost: {why}"
+            raise ConnectionLost(message) from without_frames(error)
+
+    def _late(self, error: httpx.TimeoutException) -> str:
+        """Tell what did not happen in time, and which option bounds it."""
+        if isinstance(error, httpx.ConnectTimeout):
+            what = "finish the TLS handshake" if self._in_tls else "accept a connection"
+            return (
+                f"did not {what} within {self._client.http.timeout.connect:g} s (connect_timeout)"
+            )
+        what = "take what was sent" if isinstance(error, httpx.WriteTimeout) else "go on"
+        return f"did not {what} within {self._timeout:g} s (timeout)"
 
     def _remember_socket(self, response: httpx.Response) -> None:
         stream = response.extensions.get("network_stream")
@@ -203,7 +217,7 @@ class HTTP:
     def refusal(self, response: httpx.Response, path: str) -> OSError:
         """Make the error that a status stands for."""
         status = response.status_code
-        said = f"the server answered {status} {response.reason_phrase}".rstrip()
+        said = f"the server answered {status} {response.reason_phrase[:200]}".rstrip()
         if response.is_redirect:
             target = response.request.url.join(response.headers.get("location", ""))
             where = f"{target.scheme}://{target.netloc.decode('ascii', 'replace')}{target.path}"

@@ -269,10 +269,14 @@ class Scripted:
             storage.pool.close()
         self.loop.run(self._close())
 
-    async def _close(self) -> None:
-        self._acceptor.close()
+    async def abort(self) -> None:
+        """Break the connections that are there."""
         for connection in self.connections:
             connection.abort()
+
+    async def _close(self) -> None:
+        self._acceptor.close()
+        await self.abort()
         await self._acceptor.wait_closed()
 
     @property
