@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from bisect import bisect_right, insort
@@ -65,7 +66,7 @@ class Ranges(io.RawIOBase):
 
     def __init__(self, remote: Remote, name: str) -> None:
         self._remote = remote
-        self._name = name
+        self.name = name
         self._spool = remote.spool()
         self._pieces: list[tuple[int, int, int]] = []
         self._position = 0
@@ -231,7 +232,7 @@ class Ranges(io.RawIOBase):
             wanted = told if stop is None else min(stop, told)
             if start < wanted:
                 raise changed(
-                    self._name,
+                    self.name,
                     f"the server says {told} bytes but has none at {start}; "
                     "open the file again to read what it holds now",
                 )
@@ -262,7 +263,7 @@ class Ranges(io.RawIOBase):
         """Refuse to put together a file from two versions of it."""
         if self._version is not None and not self._version.same_version(now):
             raise changed(
-                self._name,
+                self.name,
                 "the file changed on the server while it was read; open it again to read it anew",
             )
         if self._version is None:
@@ -293,7 +294,11 @@ class Reader(io.BufferedReader):
             size = max(self._ranges.size() - self.tell(), 0)
         if size <= FIRST_WINDOW:
             return super().read(size)
-        return self._want(size, super().read, size)
+        try:
+            return self._want(size, super().read, size)
+        except (MemoryError, OverflowError) as error:
+            message = f"{size} bytes do not fit into memory at once: read the file in pieces"
+            raise OSError(errno.ENOMEM, message, self._ranges.name) from error
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Read into ``buffer``; what is missing is fetched at once."""

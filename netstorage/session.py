@@ -24,6 +24,10 @@ thread that calls it may be another borrower's."""
 SMALL = 255 * 2**10
 """Bytes up to which a transfer may share a session; a longer one would hold up the others."""
 
+LONGEST_LISTING, ENTRY = 2**28, 2**8
+"""Bytes of a listing beyond which a server is taken to be lying, and what an entry counts beside
+its name: nearly a million entries."""
+
 
 @dataclass(frozen=True)
 class Stat:
@@ -64,6 +68,11 @@ class Entry:
     name: str
     is_dir: bool
     is_link: bool = False
+
+
+def is_entry(name: str) -> bool:
+    """Tell whether what a server lists is a name, and leads nowhere else."""
+    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
 
 
 class Session(ABC):

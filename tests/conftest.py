@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from pytest_docker.plugin import DockerComposeExecutor
 
 from tests.servers import SERVERS, SFTP, WEBDAV, docker, fresh_location, make_storage
@@ -21,6 +22,9 @@ from tests.servers.scripted import Loop, Scripted
 
 pytest_plugins = ["netstorage.testing.fixtures"]
 
+# The same examples each time, however slow the machine: a failure is one of the code.
+settings.register_profile("suite", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("suite")
 
 FEW = {"embedded-sftp", "embedded-webdav", "sshd", "apache"}
 """Servers that are met everywhere."""

@@ -28,6 +28,7 @@ from netstorage import (
     SFTPStorage,
     WebDAVStorage,
 )
+from netstorage.pool import BACKOFF_MIN
 from tests.contract.helpers import private_storage, read, temporaries
 from tests.servers import SERVERS, make_storage
 from tests.servers.apache import Apache
@@ -183,7 +184,25 @@ def test_a_silent_host(check, silent_port):
     url = f"http://127.0.0.1:{silent_port}/dav/"
     check(webdav(url=url), ConnectError, "did not go on within 1 s (timeout)", url)
     tls = f"https://127.0.0.1:{silent_port}/dav/"
-    check(webdav(url=tls), ConnectError, "1 s (connect_timeout)", tls)
+    words = "did not finish the TLS handshake within 1 s (connect_timeout)"
+    check(webdav(url=tls), ConnectError, words, tls)
+
+
+@pytest.mark.parametrize("protocol", ["sftp", "webdav"])
+def test_a_dead_server_costs_one_deadline(protocol, silent_port, monkeypatch):
+    """Not one for each request: until the pause is over all others fail at once."""
+    if protocol == "sftp":
+        storage = sftp(port=silent_port, connect_timeout=0.2)
+    else:
+        storage = webdav(url=f"http://127.0.0.1:{silent_port}/", timeout=0.2)
+    now = time.monotonic()
+    monkeypatch.setattr(storage.pool, "_clock", lambda: now)
+    for attempts, pause in enumerate((BACKOFF_MIN, 2 * BACKOFF_MIN), start=1):
+        for _ in range(50):
+            with pytest.raises(ConnectError, match=r"within 0\.2 s \((connect_)?timeout\)"):
+                storage.exists("f")
+        assert storage.pool.stats().connect_errors == attempts
+        now += pause
 
 
 @pytest.mark.parametrize("host", ["no..such", "x" * 70 + ".example"])

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netstorage.session import Stat
+from netstorage.session import ENTRY, Stat
 from netstorage.webdav.multistatus import (
+    LONGEST_RESPONSE,
     LONGEST_TEXT,
     MultistatusError,
     Resource,
@@ -447,6 +448,59 @@ def test_a_value_without_end():
 
     with pytest.raises(MultistatusError, match="a value without end"):
         parse_multistatus(pieces())
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"<x>",
+        b"<!-- ",
+        b'<x a="',
+        b"<?x ",
+        b"<x/>",
+        b" ",
+        b"<D:propstat></D:propstat>",
+        b"<D:prop>",
+    ],
+    ids=["deep", "comment", "attribute", "instruction", "flat", "space", "propstats", "nested"],
+)
+@pytest.mark.parametrize("where", ["", "<D:response>"], ids=["outside", "inside"])
+def test_a_response_without_end(piece, where):
+    """Whatever goes on: expat keeps what is open, and waits for the end of a token."""
+    arrived = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal arrived
+        yield f'<D:multistatus xmlns:D="DAV:">{where}'.encode() + piece
+        filler = piece if piece[-1:] == b">" or piece == b" " else b"a" * 9
+        chunk = filler * (2**14 // len(filler))
+        while True:
+            arrived += len(chunk)
+            yield chunk
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(MultistatusError, match="a response without end"):
+            parse_multistatus(pieces())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert arrived < 2 * LONGEST_RESPONSE
+    assert peak < 2**26
+
+
+def test_a_listing_without_end(monkeypatch):
+    monkeypatch.setattr("netstorage.webdav.multistatus.LONGEST_LISTING", 2**20)
+    numbers = itertools.count()
+
+    def pieces() -> Iterator[bytes]:
+        yield b'<D:multistatus xmlns:D="DAV:">'
+        while True:
+            yield response(f"/{next(numbers):031}").encode()
+
+    with pytest.raises(MultistatusError, match="a listing without end"):
+        parse_multistatus(pieces())
+    assert next(numbers) == 2**20 // (ENTRY + 32) + 1
 
 
 def test_a_long_value_is_read():

@@ -857,6 +857,11 @@ def test_too_many_keys(agent, tmp_path):
         pytest.param(b"x\n" * 200, True, "does not answer as an SSH server", id="many-lines"),
         pytest.param(b"SSH-1.5-Old\r\n", True, "Incompatible version|algorithm", id="version-1"),
         pytest.param(
+            b"SSH-2.0-Hi\r\n" + (2**31 - 4).to_bytes(4, "big") + bytes(64), False,
+            "announced a packet of 21474", id="huge-packet",
+        ),
+        pytest.param(bytes(2**20), False, "does not answer as an SSH server", id="endless-banner"),
+        pytest.param(
             b"SSH-2.0-Hi\r\n" + b"\xff" * 99, True, "ended the connection", id="garbled"
         ),
     ],

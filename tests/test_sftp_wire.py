@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import random
 import shutil
 import stat
@@ -20,6 +21,7 @@ from django.core.files.base import ContentFile
 
 from netstorage import SFTPStorage
 from netstorage.exceptions import ConnectError, ConnectionLost, FileChanged, ProtocolError
+from netstorage.session import ENTRY
 from netstorage.sftp import frames as w
 from netstorage.sftp import transfer
 from netstorage.storage import NetworkStorage
@@ -577,7 +579,7 @@ def test_a_mode_that_cannot_be_set_fails_and_says_what_to_do(scripted):
     assert connects(storage) == 1
 
 
-@pytest.mark.parametrize("wrong", [0, 6, 8, 2**63])
+@pytest.mark.parametrize("wrong", [0, 6, 8, 2**63 - 1])
 def test_a_size_that_does_not_match(scripted, wrong):
     def lie(peer: Peer, request: Request) -> bytes:
         return frame(w.ATTRS, request.id, attributes(wrong, stat.S_IFREG | 0o644))
@@ -808,6 +810,22 @@ LIES: dict[str, tuple[str, str, Answer]] = {
     "data-longer-than-asked": ("READ", "READ of", lambda r: data(r.id, bytes(r.length + 1))),
     "data-longer-than-frame": ("READ", "READ of", with_id(w.DATA, struct.pack(">I", 99) + b"few")),
     "data-shorter-than-frame": ("READ", "READ of", with_id(w.DATA, struct.pack(">I", 1) + b"few")),
+    "attrs-impossible-size": (
+        "LSTAT",
+        f"told of a file of {2**63} bytes",
+        with_id(w.ATTRS, attributes(2**63, stat.S_IFREG, (1, 2))),
+    ),
+    "attrs-all-impossible": (
+        "STAT",
+        f"told of a file of {2**64 - 1} bytes",
+        with_id(w.ATTRS, struct.pack(">I", 0xF) + b"\xff" * 28),
+    ),
+    "handle-long": ("OPEN", "a handle of 257 bytes", with_id(w.HANDLE, string(b"h" * 257))),
+    "handle-endless": (
+        "OPENDIR",
+        "a handle of 1000000 bytes",
+        with_id(w.HANDLE, string(bytes(10**6))),
+    ),
     "data-empty": ("READ", "with 0", lambda r: data(r.id, b"")),
 }  # fmt: skip
 
@@ -815,6 +833,7 @@ LIES: dict[str, tuple[str, str, Answer]] = {
 def work_on_everything(storage: NetworkStorage) -> None:
     """Sends every kind of request there is."""
     storage.exists("f")
+    storage.size("f")
     storage.listdir("")
     read(storage, "f")
     storage.save("new/g", ContentFile(b"content"))
@@ -997,7 +1016,8 @@ def test_names_that_are_not_utf8_can_be_listed_and_opened(scripted):
 
 def test_names_that_lead_elsewhere_are_dropped(scripted):
     def entries(peer: Peer, request: Request) -> bytes:
-        bad = [b".", b"..", b"", b"/", b"a/b", b"/etc/passwd", b"../up", b"good", b"..."]
+        bad = [b".", b"..", b"", b"/", b"a/b", b"/etc/passwd", b"../up", b"\0", b"a\0b"]
+        bad += [b"good", b"..."]
         return names(request.id, [(name, attributes(1, 0o100644)) for name in bad])
 
     server = scripted(on("READDIR", entries))
@@ -1020,6 +1040,47 @@ def test_a_listing_that_repeats_itself_ends(scripted):
     with pytest.raises(ProtocolError, match="same names over and over"):
         storage.listdir("")
     assert storage.exists("") is True
+
+
+def test_a_listing_without_end(scripted, monkeypatch):
+    """A new name for each question, for ever: given up at a bound, and the session with it."""
+    numbers = itertools.count()
+
+    def more(peer: Peer, request: Request) -> bytes:
+        some = [b"%032x" % next(numbers) for _ in range(NAMES)]
+        return names(request.id, [(name, attributes(1, 0o100644)) for name in some])
+
+    monkeypatch.setattr("netstorage.sftp.session.LONGEST_LISTING", 2**20)
+    server = scripted(on("READDIR", more, each=True))
+    server.directories.add(b"dir")
+    storage = server.storage()
+    with pytest.raises(ProtocolError, match="lists names without end") as caught:
+        storage.listdir("dir")
+    assert caught.value.filename == "dir"
+    # What was in flight at the bound, and no more.
+    assert next(numbers) < 2**20 // (ENTRY + 32) + 65 * NAMES
+    assert not storage.exists("f")
+    assert connects(storage) == 2
+
+
+def test_a_length_that_no_memory_holds(scripted):
+    """It may be true: reading in pieces works as far as there is anything, and so does the rest."""
+
+    def lie(peer: Peer, request: Request) -> bytes:
+        return frame(w.ATTRS, request.id, attributes(2**62, stat.S_IFREG | 0o644, (1, 2)))
+
+    server = scripted(on("FSTAT", lie, each=True))
+    server.put("f", content(1000))
+    storage = server.storage()
+    with pytest.raises(OSError, match="read the file in pieces") as caught:
+        read(storage, "f")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOMEM, "f")
+    with storage.open("f") as file:
+        assert file.read(1000) == content(1000)
+        file.seek(2**62 - 10)
+        with pytest.raises(FileChanged, match="has none at"):
+            file.read(10)
+    assert connects(storage) == 1
 
 
 def test_a_listing_that_fails_in_the_middle(scripted):
@@ -1193,7 +1254,7 @@ def test_a_peer_that_stops_reading(scripted, proxy):
 
     server.script = on("WRITE", freeze)
     with (
-        pytest.raises(TimeoutError, match=r"within 0\.3 s \(timeout\)"),
+        pytest.raises(TimeoutError, match=r"take what was sent within 0\.3 s \(timeout\)"),
         storage.pool.connection() as session,
     ):
         session.write("f", Endless(2**26), 2**26, None, None)
@@ -1209,7 +1270,8 @@ def test_a_peer_that_opens_no_window(scripted):
 
     server = scripted(on("WRITE", pause))
     storage = server.storage(timeout=SHORT)
-    with pytest.raises(TimeoutError, match="timeout"), storage.pool.connection() as session:
+    match = r"take what was sent within 0\.3 s \(timeout\)"
+    with pytest.raises(TimeoutError, match=match), storage.pool.connection() as session:
         session.write("f", Endless(2**26), 2**26, None, None)
     assert not session.is_alive()
 

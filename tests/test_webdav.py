@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import io
 import itertools
 import random
@@ -44,6 +45,7 @@ from tests.servers import SERVERS, WEBDAV, fresh_location
 from tests.servers.apache import Apache
 from tests.servers.base import Server, free_port
 from tests.servers.docker import Container
+from tests.servers.keys import Authority
 from tests.servers.nginx import Nginx, NginxPlain, NginxProxy
 from tests.servers.scripted_http import (
     COLLECTION,
@@ -1728,6 +1730,10 @@ def test_entries_that_are_no_names(make, scripted):
         response("/dav/%2e%2e/", COLLECTION),
         response("/dav/%2E", COLLECTION),
         response("/dav/a%2Fb", "<D:resourcetype/>"),
+        response("/dav/%00", "<D:resourcetype/>"),
+        response("/dav/a%00b", "<D:resourcetype/>"),
+        response("http://elsewhere.example/etc/passwd", "<D:resourcetype/>"),
+        response("//elsewhere.example/dav%2Fpasswd", "<D:resourcetype/>"),
         response("/dav/..%2F..%2Fetc%2Fpasswd", "<D:resourcetype/>"),
         response("/dav/sub/deep.txt", "<D:resourcetype/>"),
         response("/other/file.txt", "<D:resourcetype/>"),
@@ -1801,6 +1807,8 @@ BOMB = (
     b"</D:multistatus>"
 )
 
+GZIP_BOMB = gzip.compress(b'<D:multistatus xmlns:D="DAV:">' + b" " * 2**26)
+
 
 @pytest.mark.parametrize(
     ("body", "message"),
@@ -1809,9 +1817,11 @@ BOMB = (
         (b"", "malformed XML"),
         (b"<html><body>It works!</body></html>", "a document of <html>"),
         (BOMB, "document type"),
+        (b'<D:multistatus xmlns:D="DAV:"><!--' + b"x" * 2**21, "a response without end"),
+        (b'<D:multistatus xmlns:D="DAV:">' + b"<x>" * 2**19, "a response without end"),
         (b'<!DOCTYPE x SYSTEM "http://127.0.0.1:1/"><x/>', "document type"),
     ],
-    ids=["malformed", "empty", "html", "bomb", "dtd"],
+    ids=["malformed", "empty", "html", "bomb", "endless", "deep", "dtd"],
 )
 def test_an_answer_that_is_no_multistatus(make, scripted, body, message):
     for broken in ("/dav/", "/dav/a"):
@@ -1825,6 +1835,95 @@ def test_an_answer_that_is_no_multistatus(make, scripted, body, message):
         kind = ConnectError if broken == "/dav/" else ProtocolError
         assert isinstance(caught.value, kind)
         assert caught.value.filename == "a"
+
+
+LIES: dict[str, tuple[str, object]] = {
+    "head-endless": ("PROPFIND", b"HTTP/1.1 207 OK\r\nX-A: " + b"a" * 2**20),
+    "heads-endless": ("PROPFIND", b"HTTP/1.1 207 OK\r\n" + b"X-A: a\r\n" * 2**16),
+    "status-odd": ("PROPFIND", b"HTTP/1.1 2\xb07 OK\r\n\r\n"),
+    "status-long": ("PROPFIND", b"HTTP/1.1 " + b"9" * 50_000 + b" OK\r\n\r\n"),
+    "status-none": ("PROPFIND", b"HTTP/1.1 999999 OK\r\n\r\n"),
+    "length-negative": ("PROPFIND", b"HTTP/1.1 207 OK\r\nContent-Length: -1\r\n\r\n"),
+    "length-huge": ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 9" + b"9" * 30 + b"\r\n\r\nx"),
+    "lengths-two": (
+        "GET",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    ),
+    "chunk-huge": (
+        "PROPFIND",
+        b"HTTP/1.1 207 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nx",
+    ),
+    "chunk-odd": (
+        "GET",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n",
+    ),
+    "gzip-bomb": ("PROPFIND", Reply(207, {"Content-Encoding": "gzip"}, GZIP_BOMB)),
+    "gzip-of-gzip": ("PROPFIND", Reply(207, {"Content-Encoding": "gzip, gzip, gzip"}, GZIP_BOMB)),
+    "gzip-file": ("GET", Reply(200, {"Content-Encoding": "gzip"}, GZIP_BOMB)),
+    "gzip-refusal": ("PROPFIND", Reply(500, {"Content-Encoding": "gzip"}, GZIP_BOMB)),
+    "range-odd": ("GET", Reply(206, {"Content-Range": "bytes 5--1/-9"}, b"x")),
+    "bomb": ("PROPFIND", Reply(207, {}, BOMB)),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_server_that_lies(make, scripted, monkeypatch, lie):
+    """One of our errors, in bounded memory; a connection that lied is not used again."""
+    method, answer = LIES[lie]
+    lies: list[bool] = []
+    dav = MemoryDAV({"a.bin": BIG})
+    server = scripted(instead(dav, **{method: lambda r: answer if lies else None}))
+    storage = make(server, timeout=5)
+    assert read(storage, "a.bin") == BIG
+    lies.append(True)
+    tracemalloc.start()
+    try:
+        with pytest.raises((ProtocolError, ConnectionLost, OSError)) as caught:
+            storage.exists("a.bin") if method == "PROPFIND" else read(storage, "a.bin")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.filename == "a.bin"
+    assert len(str(caught.value)) < 1000
+    assert peak < 2**24
+    lies.clear()
+    # Should the lie have kept another session from being opened, the pause after it is over.
+    monkeypatch.setattr(storage.pool, "_clock", lambda: time.monotonic() + 60)
+    assert read(storage, "a.bin") == BIG
+    assert storage.exists("a.bin")
+    # A status is a verdict, which keeps the session.
+    assert (storage.pool.stats().closed_broken == 0) is (lie == "gzip-refusal")
+
+
+def test_a_listing_without_end(make, scripted, monkeypatch):
+    monkeypatch.setattr("netstorage.webdav.multistatus.LONGEST_LISTING", 2**18)
+    listing = multistatus(
+        response("/dav/", COLLECTION),
+        *(response(f"/dav/{number:06}", "<D:resourcetype/>") for number in range(2000)),
+    )
+    dav = MemoryDAV({"a": b""})
+    endless = instead(dav, PROPFIND=lambda r: listing if r.headers["depth"] == "1" else None)
+    storage = make(scripted(endless))
+    with pytest.raises(ProtocolError, match="a listing without end") as caught:
+        storage.listdir("")
+    assert caught.value.filename == ""
+    assert storage.exists("a")
+    assert storage.pool.stats().closed_broken == 1
+
+
+def test_a_part_without_end(make, scripted):
+    """What was asked for is right; the rest is not waited for."""
+    body = random.Random(7).randbytes(2**24)
+    head = {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"}
+    honest = MemoryDAV({"a.bin": b"", "b": b"b"})
+    script = instead(
+        honest, GET=lambda r: Reply(206, head, body, length=False) if "a.bin" in r.target else None
+    )
+    storage = make(scripted(script))
+    with storage.open("a.bin") as file:
+        assert file.read(10) == body[:10]
+        assert file._ranges._spool.size() < 2**18
+    assert read(storage, "b") == b"b"
 
 
 def test_a_broken_answer_is_asked_for_once_more(make, scripted):
@@ -2309,7 +2408,7 @@ def test_a_silent_server(make, scripted, method):
 
 def test_a_server_that_stops_reading(make, scripted):
     server = scripted(early=instead(lambda r: None, PUT=SILENCE))
-    with pytest.raises(TimeoutError, match=r"\(timeout\)"):
+    with pytest.raises(TimeoutError, match=r"did not take what was sent within 0\.2 s \(timeout\)"):
         make(server, timeout=0.2).save("a.bin", ContentFile(BIG * 5))
 
 
@@ -2355,6 +2454,34 @@ def test_a_host_that_does_not_take_connections(make):
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/dav/"
         with pytest.raises(ConnectError, match=r"within 0\.2 s \(connect_timeout\)"):
             make(url=url, connect_timeout=0.2).exists("a")
+
+
+def test_a_host_that_takes_no_connections_any_more(make):
+    """The HTTP client opens a new connection in the middle of a session: that has its own bound."""
+    root = multistatus(response("/dav/", COLLECTION)).body
+    head = b"HTTP/1.1 207 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(root)
+
+    def serve_one(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(head + root)
+
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        thread = threading.Thread(target=serve_one, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/dav/"
+        storage = make(url=url, connect_timeout=0.2, timeout=5)
+        with storage.pool.connection() as session:
+            thread.join()
+            for _ in range(4):
+                client = stack.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex(listener.getsockname())
+            match = r"did not accept a connection within 0\.2 s \(connect_timeout\)"
+            with pytest.raises(TimeoutError, match=match):
+                session.stat("a")
 
 
 # The wrong URL
@@ -2435,6 +2562,18 @@ def test_a_certificate_for_another_host(make, variant):
 def test_without_the_client_certificate(make, variant, name):
     with pytest.raises(ConnectError, match=r"TLS failed|400"):
         make(variant(name), cert=None).exists("a")
+
+
+def test_a_certificate_that_has_expired(make, tmp_path):
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.issue(days=-1))
+    with ScriptedHTTP(MemoryDAV(), context=context) as server:
+        with pytest.raises(ConnectError, match=r"TLS failed: certificate has expired") as caught:
+            make(server, verify=authority.ca, username="u", password="s3cret").exists("a")
+        assert "option verify" in str(caught.value)
+        # Nothing was asked of it.
+        assert server.requests == []
 
 
 def test_a_certificate_file_that_is_missing(make, variant):

@@ -25,6 +25,11 @@ O_READ, O_WRITE, O_CREAT, O_TRUNC, O_EXCL = 0x01, 0x02, 0x08, 0x10, 0x20
 OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, BAD_MESSAGE = 0, 1, 2, 3, 4, 5
 NO_CONNECTION, CONNECTION_LOST, OP_UNSUPPORTED = 6, 7, 8
 
+LONGEST_HANDLE = 256
+"""Bytes of a handle at the most (section 6.3)."""
+LONGEST_FILE = 2**63 - 1
+"""Bytes of a file at the most, on the file systems in use."""
+
 _UINT = struct.Struct(">I")
 _UINT64 = struct.Struct(">Q")
 _USUAL = struct.Struct(">QIIIII")
@@ -106,8 +111,8 @@ class Body:
         if flags == 0xF:
             # What servers on Unix send, read in one step.
             size, _, _, *rest = _USUAL.unpack(self._take(_USUAL.size))
-            return Attributes(size, *rest)
-        size = self.uint64() if flags & 0x1 else None
+            return Attributes(self._plausible(size), *rest)
+        size = self._plausible(self.uint64()) if flags & 0x1 else None
         if flags & 0x2:  # uid and gid
             self._take(8)
         permissions = self.uint() if flags & 0x4 else None
@@ -117,6 +122,11 @@ class Body:
                 self.string()
                 self.string()
         return Attributes(size, permissions, atime, mtime)
+
+    def _plausible(self, size: int) -> int:
+        if size > LONGEST_FILE:
+            raise self._violation(f"told of a file of {size} bytes")
+        return size
 
     def more(self) -> bool:
         """Tell whether anything is left."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
-from ..session import Entry, Session, Sink, Stat
+from ..session import ENTRY, LONGEST_LISTING, Entry, Session, Sink, Stat, is_entry
 from . import frames
 from .frames import Attributes, StatusError, decode_name, encode_mode, encode_path, string
 from .transfer import IN_FLIGHT_REQUESTS, download, upload
@@ -92,6 +92,7 @@ class SFTPSession(Session):
         except StatusError as error:
             raise self._verdicts.not_a_directory(path, error) from error
         entries: dict[str, Attributes] = {}
+        length = 0
         in_flight = 2
         at_end = False
         failure: StatusError | None = None
@@ -104,18 +105,18 @@ class SFTPSession(Session):
                     failure = failure or error
                 else:
                     at_end = at_end or not names
-                    entries.update(
-                        (decode_name(name), attributes) for name, attributes in names or ()
-                    )
+                    for name, attributes in names or ():
+                        entries[decode_name(name)] = attributes
+                        length += ENTRY + len(name)
+                    if length > LONGEST_LISTING:
+                        raise wire.stream.violation("lists names without end")
             if len(entries) == known and not at_end and failure is None:
                 raise wire.stream.violation("lists the same names over and over")
             in_flight = min(in_flight * 2, IN_FLIGHT_REQUESTS)
         self._close(handle)
         if failure is not None:
             raise self._verdicts.not_a_directory(path, failure)
-        # A name with a slash would lead somewhere else.
-        named = [e for e in entries.items() if e[0] not in {"", ".", ".."} and "/" not in e[0]]
-        return self._entries(path, named)
+        return self._entries(path, [entry for entry in entries.items() if is_entry(entry[0])])
 
     def _entries(self, path: str, named: list[tuple[str, Attributes]]) -> list[Entry]:
         """Tell directories from files; links, and what has no type, are looked up in flight."""
@@ -315,7 +316,7 @@ class SFTPSession(Session):
             return False
         left = wire.failure_of(wire.request(frames.REMOVE, encode_path(source)))
         if left is not None:
-            logger.warning("published %s, but %s stays beside it: %s", target, source, left.message)
+            logger.warning("published %s, but %s stays beside it: %r", target, source, left.message)
         return True
 
     def _can_link(self, source: str) -> bool:

@@ -18,6 +18,8 @@ from ..exceptions import ConnectionLost, ProtocolError
 ENDS = (SSHException, EOFError, OSError)
 """What calls on a channel raise when nothing more comes through."""
 
+UNSENT = "take what was sent"
+
 
 class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
     """What a channel received, for one thread to read.
@@ -132,6 +134,8 @@ class Stream:
         while view:
             try:
                 sent = self.channel.send(cast("bytes", view))
+            except TimeoutError as error:
+                raise self.timed_out(UNSENT) from error
             except ENDS as error:
                 raise self._explained(error) from error
             if not sent:
@@ -170,15 +174,18 @@ class Stream:
 
     # Its end
 
-    def timed_out(self) -> Exception:
-        """End it: the server did not go on in time."""
-        message = f"{self._server} did not go on within {self.channel.gettimeout():g} s (timeout)"
+    def timed_out(self, what: str = "go on") -> Exception:
+        """End it: the server did not do something in time."""
+        seconds = self.channel.gettimeout()
+        message = f"{self._server} did not {what} within {seconds:g} s"
+        if seconds == self.timeout:
+            message += " (timeout)"
         return self._end(partial(TimeoutError, errno.ETIMEDOUT, message))
 
     def lost(self, why: str) -> Exception:
         """End it: nothing comes through any more, or nobody knows any more where it stands."""
         if getattr(self.channel.get_transport().sock, "stalled", False):
-            return self.timed_out()
+            return self.timed_out(UNSENT)
         return self._end(
             partial(ConnectionLost, f"the session with {self._server} was lost: {why}")
         )

@@ -29,6 +29,11 @@ MACS = (
 LEGACY_CIPHERS = ("aes128-cbc", "aes192-cbc", "aes256-cbc", "3des-cbc")
 LEGACY_MACS = ("hmac-sha1", "hmac-sha1-96", "hmac-md5", "hmac-md5-96")
 
+LONGEST_PACKET = 2**18
+"""Bytes of an SSH packet at the most, as OpenSSH has it: paramiko would take what is announced."""
+LONGEST_START = 2**18
+"""Bytes that a server may send until a session is open."""
+
 
 class Transport(paramiko.Transport):
     """A transport that requests the service of logging in once (RFC 4253, section 10).
@@ -72,6 +77,7 @@ class Socket(socket.socket):
         self.stalled = False
         self.give_up_at: float | None = None
         self.first_bytes = bytearray()
+        self._received = 0
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Send, but not for ever."""
@@ -91,7 +97,16 @@ class Socket(socket.socket):
         """Receive, until the time to connect is over."""
         if self.give_up_at is not None and time.monotonic() > self.give_up_at:
             raise ConnectionAbortedError(errno.ECONNABORTED, "the time to connect is over")
+        # The packet's length is the server's word, and the same bytes wait for all of it.
+        if bufsize > LONGEST_PACKET:
+            message = f"it announced a packet of {bufsize} bytes"
+            raise ConnectionAbortedError(errno.ECONNABORTED, message)
         data = super().recv(bufsize, flags)
+        if self.give_up_at is not None:
+            self._received += len(data)
+            if self._received > LONGEST_START:
+                message = f"it sent more than {LONGEST_START} bytes before a session was open"
+                raise ConnectionAbortedError(errno.ECONNABORTED, message)
         if len(self.first_bytes) < 8192:
             self.first_bytes += data
         return data

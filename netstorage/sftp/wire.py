@@ -25,6 +25,7 @@ from .frames import (
     EXTENDED_REPLY,
     HANDLE,
     INIT,
+    LONGEST_HANDLE,
     NAME,
     NO_CONNECTION,
     OK,
@@ -46,6 +47,8 @@ LONGEST_LENGTH = 255 * 2**10
 """Bytes of data in a request at the most: what OpenSSH allows in its packets of 256 KiB."""
 MAX_FRAME = 2**20
 """Bytes of an answer beyond which a server is taken to be lying."""
+LONGEST_WORDS = 1024
+"""Bytes that are kept of what a server says to a refusal."""
 
 _HEAD = struct.Struct(">IBI")
 
@@ -285,7 +288,10 @@ class Wire:
 
     def handle(self, request_id: int) -> bytes:
         """Wait for the handle of an opened file or directory."""
-        return self._expect(self.answer(request_id), HANDLE).string()
+        handle = self._expect(self.answer(request_id), HANDLE).string()
+        if len(handle) > LONGEST_HANDLE:
+            raise self.stream.violation(f"gave a handle of {len(handle)} bytes")
+        return handle
 
     def attributes(self, request_id: int) -> Attributes:
         """Wait for attributes."""
@@ -327,11 +333,13 @@ class Wire:
             code = body.uint()
             if kind is None and code == OK:
                 return body
-            message = body.string().decode("utf-8", "replace") if body.more() else ""
+            message = (
+                body.string()[:LONGEST_WORDS].decode("utf-8", "replace") if body.more() else ""
+            )
             if code in {NO_CONNECTION, CONNECTION_LOST}:
-                raise self.stream.lost(message or "the server lost its own connection")
+                raise self.stream.lost(f"the server lost its own connection ({message!r})")
             if code == OK:
-                raise self.stream.violation(f"answered with status {code} {message}".rstrip())
+                raise self.stream.violation(f"answered with status {code} ({message!r})")
             raise StatusError(code, message)
         if answer.kind != kind:
             raise self.stream.violation(f"answered with a packet of type {answer.kind}")

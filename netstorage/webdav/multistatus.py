@@ -9,10 +9,12 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urlsplit
 from xml.parsers import expat
 
-from ..session import Stat
+from ..session import ENTRY, LONGEST_LISTING, Stat
 
 LONGEST_TEXT = 64 * 2**10
 """Characters of one value beyond which a server is taken to be lying."""
+LONGEST_RESPONSE = 2**20
+"""Bytes without the end of a response beyond which a server is taken to be lying, too."""
 
 # What is asked for of a file or collection (section 15).
 PROPERTIES = b"""<?xml version="1.0" encoding="utf-8"?>
@@ -83,8 +85,11 @@ class _Parser:
         self._property_status: int | None = None
         self._in_propstat = False
         self._resources: list[Resource] = []
+        self._since = 0
+        self._listed = 0
 
     def feed(self, data: bytes, *, last: bool = False) -> None:
+        self._since += len(data)
         try:
             self._expat.Parse(data, last)
         except MultistatusError:
@@ -92,6 +97,9 @@ class _Parser:
         except (expat.ExpatError, LookupError, ValueError) as error:
             # LookupError and ValueError stand for encodings that are unknown or not supported.
             raise MultistatusError(f"malformed XML: {error}") from error
+        if self._since > LONGEST_RESPONSE:
+            # Nested, or in one piece that expat waits for the end of.
+            raise MultistatusError("a response without end")
 
     def close(self) -> list[Resource]:
         self.feed(b"", last=True)
@@ -142,6 +150,10 @@ class _Parser:
                 self._response.found.update(self._properties)
         elif name == _DAV + "response":
             self._resources.append(_resource(self._response))
+            self._since = 0
+            self._listed += ENTRY + len(self._response.href)
+            if self._listed > LONGEST_LISTING:
+                raise MultistatusError("a listing without end")
         elif name in _TEXTS and text:
             self._properties[name.removeprefix(_DAV)] = text
 
@@ -173,7 +185,8 @@ def segments(path: str) -> tuple[str, ...]:
 
 def length(text: str | None) -> int | None:
     """Read a number of bytes; None if it is none."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else None
+    number = int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else None
+    return number if number is None or number < 2**63 else None
 
 
 def http_date(text: str | None) -> float | None:

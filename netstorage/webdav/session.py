@@ -12,7 +12,7 @@ import httpx
 from webdav4.client import Client
 
 from ..exceptions import ConnectionLost, ProtocolError
-from ..session import Entry, Session, Sink, Stat
+from ..session import Entry, Session, Sink, Stat, is_entry
 from .experiments import Experiments, temporary
 from .habits import Habits, Notebook
 from .http import DELETED, DONE, HTTP, Body, leads_to_slash
@@ -131,7 +131,7 @@ class WebDAVSession(Session):
             if resource.status in {404, 410}:
                 continue
             *parent, name = resource.segments or ("",)
-            if tuple(parent) == here and name not in {"", ".", ".."} and "/" not in name:
+            if tuple(parent) == here and is_entry(name):
                 entries.append(Entry(name, resource.stat.is_dir))
             elif resource.segments == here and not resource.stat.is_dir:
                 raise NotADirectoryError(errno.ENOTDIR, "is not a collection", path)
@@ -176,6 +176,8 @@ class WebDAVSession(Session):
         for chunk in response.iter_raw():
             sink(offset, memoryview(chunk))
             offset += len(chunk)
+            if stop is not None and offset > stop:
+                break  # no more was asked for, however long the server goes on
         if total is not None and offset < (total if stop is None else min(stop, total)):
             raise ConnectionLost(f"{self._server} sent only {offset - first} bytes of its answer")
         return stat_of(response, offset if total is None and stop is None else total)
