@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -227,7 +228,7 @@ class TestADeadServer:
 
 
 SAVER = """
-    import sys, django
+    import json, sys, django
     from django.conf import settings
     settings.configure()
     django.setup()
@@ -235,7 +236,7 @@ SAVER = """
     from netstorage import SFTPStorage, WebDAVStorage
     from netstorage.bulk import save_many
 
-    storage = {cls}(**{options!r})
+    storage = {cls}(**json.loads({options!r}))
     def files():
         for n in range(100_000):
             yield f"small{{n}}", Path({small!r})
@@ -255,7 +256,7 @@ def saver(server, tmp_path):
     storage = private_storage(server, location=fresh_location(server))
     code = textwrap.dedent(SAVER).format(
         cls=type(storage).__name__,
-        options=storage._given,
+        options=json.dumps(storage._given),
         small=str(tmp_path / "small"),
         large=str(tmp_path / "large"),
     )

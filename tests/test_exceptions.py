@@ -8,6 +8,7 @@ import inspect
 import httpx
 import paramiko.ssh_exception
 import pytest
+from webdav4.client import Client
 
 import netstorage
 from netstorage.exceptions import NetStorageError
@@ -45,9 +46,10 @@ def test_the_lists_are_not_empty() -> None:
 
 @pytest.mark.parametrize("kind", classes(httpx))
 def test_what_httpx_raises_is_told_in_our_words(kind: type[Exception]) -> None:
-    http = HTTP(None, httpx.URL("http://nas/"), "http://nas/", 1)  # type: ignore[arg-type]
+    http = HTTP(Client("http://nas/"), httpx.URL("http://nas/"), "http://nas/", 1)
     with pytest.raises(OSError) as caught, http._explained():
         raise bare(kind)
+    http.close()
     assert isinstance(caught.value, (NetStorageError, TimeoutError))
     assert http.closed
 

@@ -402,11 +402,11 @@ def test_no_reader_sees_a_manifest_of_missing_files(deployed):
 
 
 MANAGE = """
-    import sys
+    import json, sys
     from django.conf import settings
     from django.core.management import execute_from_command_line
 
-    settings.configure(**{settings!r})
+    settings.configure(**json.loads({settings!r}))
     execute_from_command_line(["manage.py", "collectstatic", "--noinput", "-v2"])
 """
 
@@ -415,12 +415,14 @@ MANAGE = """
 def manage(site, backend):
     """Django's command line, in a process of its own."""
     code = textwrap.dedent(MANAGE).format(
-        settings={
-            "INSTALLED_APPS": ["netstorage.staticfiles", "django.contrib.staticfiles"],
-            "STATIC_URL": "/static/",
-            "STATICFILES_DIRS": [str(site.source)],
-            "STORAGES": {"staticfiles": backend},
-        }
+        settings=json.dumps(
+            {
+                "INSTALLED_APPS": ["netstorage.staticfiles", "django.contrib.staticfiles"],
+                "STATIC_URL": "/static/",
+                "STATICFILES_DIRS": [str(site.source)],
+                "STORAGES": {"staticfiles": backend},
+            }
+        )
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],

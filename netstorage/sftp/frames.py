@@ -83,6 +83,11 @@ def encode_mode(mode: int | None) -> bytes:
     return _UINT.pack(0) if mode is None else struct.pack(">II", 0x4, mode)
 
 
+def encode_times(atime: int, mtime: int) -> bytes:
+    """Encode attributes that hold the times of the last access and modification."""
+    return struct.pack(">III", 0x8, atime, mtime)
+
+
 class Body:
     """Reads the fields of an answer; ``violation`` makes the error when it is too short."""
 

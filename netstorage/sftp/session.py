@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..session import ENTRY, LONGEST_LISTING, Entry, Session, Sink, Stat, is_entry
 from . import frames
-from .frames import Attributes, StatusError, decode_name, encode_mode, encode_path, string
+from .frames import (
+    Attributes,
+    StatusError,
+    decode_name,
+    encode_mode,
+    encode_path,
+    encode_times,
+    string,
+)
 from .transfer import IN_FLIGHT_REQUESTS, download, upload
 from .verdicts import Verdicts, no_directory
 from .wire import Wire
@@ -307,29 +315,51 @@ class SFTPSession(Session):
             raise self._verdicts.error(error, target) from error
 
     def _link(self, source: str, target: str) -> bool:
-        """Try to rename by a hard link, which no server makes over another file."""
+        """Try to rename by a hard link, which no server makes over another file.
+
+        The link may be there from a session that was lost before the source was removed.
+        """
         if not self._can_link(source):
             return False
         wire = self._wire
         names = encode_path(source) + encode_path(target)
-        if wire.failure_of(wire.request_extended("hardlink@openssh.com", names)) is not None:
+        refused = wire.failure_of(wire.request_extended("hardlink@openssh.com", names))
+        if refused is not None and not self._is_one_file(source, target):
             return False
         left = wire.failure_of(wire.request(frames.REMOVE, encode_path(source)))
         if left is not None:
             logger.warning("published %s, but %s stays beside it: %r", target, source, left.message)
         return True
 
+    def _is_one_file(self, source: str, target: str) -> bool:
+        """Tell whether both names are the same file's: a time that one sets, the other shows."""
+        wire = self._wire
+        here = self._verdicts.look(source, follow=False)
+        there = self._verdicts.look(target, follow=False)
+        if here is None or here != there or here.atime is None or here.mtime is None:
+            return False
+        path, mark = encode_path(source), max(here.mtime, 1) - 1
+        shown = None
+        for mtime in (mark, here.mtime):
+            times = encode_times(here.atime, mtime)
+            if wire.failure_of(wire.request(frames.SETSTAT, path + times)) is not None:
+                return False
+            shown = shown or self._verdicts.look(target, follow=False)
+        return shown is not None and shown.mtime == mark
+
     def _can_link(self, source: str) -> bool:
-        """Find out by an experiment whether links are made: rclone says OK and makes none."""
+        """Find out by an experiment whether links are made: rclone says OK and makes none.
+
+        One may be there from a session that was lost in the experiment.
+        """
         wire = self._wire
         if self._links is None:
             probe = f"{source}-link"
             names = encode_path(source) + encode_path(probe)
-            self._links = (
-                "hardlink@openssh.com" in wire.extensions
-                and wire.failure_of(wire.request_extended("hardlink@openssh.com", names)) is None
-                and self._verdicts.look(probe, follow=False) is not None
-            )
+            self._links = "hardlink@openssh.com" in wire.extensions
+            if self._links:
+                wire.failure_of(wire.request_extended("hardlink@openssh.com", names))
+                self._links = self._verdicts.look(probe, follow=False) is not None
             if self._links:
                 self.remove(probe)
         return self._links

@@ -30,6 +30,9 @@ HIDES_DOTS = {"nginx", *CANNOT_LIST}
 LOCKING = {"rclone-webdav"}
 """Servers that let nobody remove a half upload until they noticed that its connection is gone."""
 
+FORGETS = {"rclone-sftp"}
+"""Servers that may lose sight of files, as long as many make their directory at the same time."""
+
 TAKES_FOR_LATIN_1 = {"sabre"}
 """Servers that take bytes which are no UTF-8 for Latin-1, and list them as what they then mean."""
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import io
 
 import pytest
+from django.core.files.base import ContentFile
 
+from netstorage.sftp.frames import SETSTAT, encode_path, encode_times
+from netstorage.webdav.experiments import temporary
 from tests.contract.client import Client
-from tests.contract.helpers import LOCKING, STRICT, raw_names, read, remove_temporaries
+from tests.contract.helpers import (
+    FORGETS,
+    LOCKING,
+    STRICT,
+    raw_names,
+    read,
+    remove_temporaries,
+)
 
 SIZE = 70_000
 
@@ -15,6 +26,8 @@ SIZE = 70_000
 def test_64_savers_in_4_processes_get_64_names(storage, server, record_property):
     numbers = [list(range(start, start + 16)) for start in range(0, 64, 16)]
     location = storage.options["location"]
+    if server.name in FORGETS:
+        storage.save("dir/first.bin", ContentFile(b""))
     with contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(
@@ -36,11 +49,12 @@ def test_64_savers_in_4_processes_get_64_names(storage, server, record_property)
     record_property("names", len(set(names.values())))
 
     # Whoever was told a name finds a whole file under it, of somebody who was told that name.
-    for name in set(names.values()):
-        data = read(storage, name)
+    found = {f"dir/{name}": read(storage, f"dir/{name}") for name in raw_names(storage, "dir")}
+    found.pop("dir/first.bin", None)
+    assert found.keys() == set(names.values())
+    for name, data in found.items():
         assert data == bytes([data[0]]) * SIZE
         assert names[data[0]] == name
-    assert {f"dir/{name}" for name in raw_names(storage, "dir")} == set(names.values())
     if server.name in STRICT:
         assert len(set(names.values())) == 64
 
@@ -62,3 +76,55 @@ def test_savers_of_different_names_do_not_meet(storage, server, overwrite):
         assert other.names() == {2: "new/dir/b.bin"}
     assert read(storage, "new/dir/a.bin") == b"\1" * SIZE
     assert read(storage, "new/dir/b.bin") == b"\2" * SIZE
+
+
+@pytest.fixture
+def linking(server, sibling):
+    """A session that publishes by a hard link, whatever its server's RENAME does; else None."""
+    with contextlib.ExitStack() as stack:
+        session = None
+        if server.protocol == "sftp":
+            storage = sibling()
+            stack.callback(storage.pool.close)
+            session = stack.enter_context(storage.pool.connection(exclusive=True))
+            session._renames_safely = False
+            upload(session, probe := temporary(storage._path("")))
+            makes_links = session._can_link(probe)
+            session.remove(probe)
+            assert makes_links is (server.name != "rclone-sftp")
+            session = session if makes_links else None
+        yield session
+
+
+def upload(session, path):
+    session.write(path, io.BytesIO(b"mine"), 4, None, None)
+
+
+def test_a_link_from_a_lost_session_is_no_other_file(storage, linking):
+    """Its answer did not come: what is tried again finds its own file under the name."""
+    if linking is None:
+        return
+    source, target = temporary(storage._path("")), storage._path("file.bin")
+    upload(linking, source)
+    before = linking.stat(source)
+    names = encode_path(source) + encode_path(target)
+    linking._wire.status(linking._wire.request_extended("hardlink@openssh.com", names))
+    linking.rename(source, target)
+    assert linking.stat(target) == before
+    with pytest.raises(FileNotFoundError):
+        linking.stat(source)
+
+
+def test_a_file_that_looks_the_same_is_another(storage, linking):
+    if linking is None:
+        return
+    source, target = temporary(storage._path("")), storage._path("file.bin")
+    for path in (source, target):
+        upload(linking, path)
+        times = encode_path(path) + encode_times(1_000_000_000, 1_000_000_000)
+        linking._wire.status(linking._wire.request(SETSTAT, times))
+    before = linking.stat(source)
+    with pytest.raises(FileExistsError):
+        linking.rename(source, target)
+    assert linking.stat(source) == linking.stat(target) == before
+    linking.remove(source)

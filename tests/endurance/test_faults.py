@@ -67,6 +67,18 @@ def test_a_fault_at_every_point(
     assert outcomes.total() > outcomes[NOT_STRUCK]
 
 
+@pytest.mark.parametrize("server", ["proftpd"], indirect=True)
+def test_a_cut_where_a_hard_link_gives_a_file_its_name(scene: Scene, no_pause: None) -> None:
+    """Between the link and the removal of the hidden name there are two: it is one file still."""
+    operation, what = OPERATIONS["save"], What.CUT
+    outcomes = collections.Counter(
+        strike(scene, operation, Fault(what, turn, where), ROWS[what])
+        for turn in scene.turns(operation)
+        for where in places(what)
+    )
+    assert outcomes.total() > outcomes[NOT_STRUCK]
+
+
 @pytest.mark.parametrize("what", ROWS, ids=lambda what: what.name.lower())
 def test_a_fault_at_every_point_of_connecting(
     scene: Scene, what: What, no_pause: None, record_property: Callable[..., None]
