@@ -356,12 +356,14 @@ class SFTPSession(Session):
         if self._links is None:
             probe = f"{source}-link"
             names = encode_path(source) + encode_path(probe)
-            self._links = "hardlink@openssh.com" in wire.extensions
-            if self._links:
+            links = "hardlink@openssh.com" in wire.extensions
+            if links:
                 wire.failure_of(wire.request_extended("hardlink@openssh.com", names))
-                self._links = self._verdicts.look(probe, follow=False) is not None
-            if self._links:
+                links = self._verdicts.look(probe, follow=False) is not None
+            if links:
                 self.remove(probe)
+            # Not before: others that share the session go by it.
+            self._links = links
         return self._links
 
     def replace(self, source: str, target: str) -> None:
