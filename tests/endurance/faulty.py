@@ -63,8 +63,11 @@ class _Connection:
     def wait(self) -> None:
         """Wait until the client has gone, or both were ended, and read nothing."""
         poll = select.poll()
-        poll.register(self.ends[0], select.POLLRDHUP)
-        poll.poll()
+        with contextlib.suppress(ValueError):  # closed meanwhile
+            poll.register(self.ends[0], select.POLLRDHUP)
+        # Not for ever: once it was closed, its number may be another's.
+        while not self.gone.is_set() and not poll.poll(50):
+            pass
 
     def end(self, *, reset: bool = False) -> None:
         """Wake both directions; each closes the end that it reads from."""
