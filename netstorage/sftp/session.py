@@ -338,7 +338,7 @@ class SFTPSession(Session):
         there = self._verdicts.look(target, follow=False)
         if here is None or here != there or here.atime is None or here.mtime is None:
             return False
-        path, mark = encode_path(source), max(here.mtime, 1) - 1
+        path, mark = encode_path(source), here.mtime ^ 1
         shown = None
         for mtime in (mark, here.mtime):
             times = encode_times(here.atime, mtime)

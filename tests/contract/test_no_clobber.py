@@ -115,13 +115,14 @@ def test_a_link_from_a_lost_session_is_no_other_file(storage, linking):
         linking.stat(source)
 
 
-def test_a_file_that_looks_the_same_is_another(storage, linking):
+@pytest.mark.parametrize("time", [0, 1_000_000_000])
+def test_a_file_that_looks_the_same_is_another(storage, linking, time):
     if linking is None:
         return
     source, target = temporary(storage._path("")), storage._path("file.bin")
     for path in (source, target):
         upload(linking, path)
-        times = encode_path(path) + encode_times(1_000_000_000, 1_000_000_000)
+        times = encode_path(path) + encode_times(time, time)
         linking._wire.status(linking._wire.request(SETSTAT, times))
     before = linking.stat(source)
     with pytest.raises(FileExistsError):
