@@ -38,6 +38,9 @@ class CommonOptions(TypedDict, total=False):
     Attributes:
         location: Root of the storage on the server.
         base_url: What ``url()`` puts before names; default: MEDIA_URL.
+        querystring_auth: Whether ``url()`` signs its links, for netstorage's view at ``base_url``.
+        querystring_expire: Seconds for which such a link is good.
+        querystring_bind: Returns for whom alone: called by ``url()``, and when a link is followed.
         allow_overwrite: Whether ``save()`` replaces a file of the same name.
         max_memory_size: Bytes of a file kept in memory before a temporary file is used; default:
             FILE_UPLOAD_MAX_MEMORY_SIZE.
@@ -49,6 +52,9 @@ class CommonOptions(TypedDict, total=False):
 
     location: str | PurePath
     base_url: str | None
+    querystring_auth: bool
+    querystring_expire: int
+    querystring_bind: Callable[[], str] | None
     allow_overwrite: bool
     max_memory_size: int | None
     timeout: float
@@ -60,6 +66,9 @@ class CommonOptions(TypedDict, total=False):
 COMMON_DEFAULTS: CommonOptions = {
     "location": "",
     "base_url": None,
+    "querystring_auth": False,
+    "querystring_expire": 3600,
+    "querystring_bind": None,
     "allow_overwrite": False,
     "max_memory_size": None,
     "timeout": 30.0,
@@ -82,6 +91,8 @@ SECRET: Kind = ((str, Callable, NoneType), "a string, a callable that returns on
 COMMON_KINDS: Mapping[str, Kind] = {
     "location": PATH,
     "base_url": TEXT,
+    "querystring_auth": FLAG,
+    "querystring_bind": ((Callable, NoneType), "a callable that returns a string, or None"),
     "allow_overwrite": FLAG,
     "max_memory_size": NUMBER,
     "read_only": FLAG,
@@ -160,7 +171,7 @@ class ConfiguredStorage(Storage):
                 kind = "str" if isinstance(value, str) else type(value).__name__
                 given = kind if name in self.secrets else repr(value)
                 raise ImproperlyConfigured(f"the option {name!r} must be {meaning}, not {given}.")
-        for name in ("timeout", "connect_timeout"):
+        for name in ("timeout", "connect_timeout", "querystring_expire"):
             value = options[name]
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not (is_number and 0 < value <= TIMEOUT_MAX):

@@ -7,7 +7,7 @@ import logging
 import posixpath
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import File
 from django.utils.encoding import filepath_to_uri
 
+from . import links
 from .exceptions import ConnectionLost, NetStorageError, PoolTimeout, ProtocolError
 from .files import RemoteFile, local_source
 from .options import ConfiguredStorage
@@ -307,17 +308,60 @@ class NetworkStorage(ConfiguredStorage):
                 (directories if entry.is_dir else files).append(entry.name)
         return directories, files
 
+    # Links
+
+    @property
+    def signs_urls(self) -> bool:
+        """Whether ``url()`` gives signed links."""
+        return bool(self.options["querystring_auth"])
+
     def url(self, name: str | None) -> str:
-        """Return ``base_url`` with the quoted name.
+        """Return ``base_url`` with the quoted name; signed with the option ``querystring_auth``.
 
         Raises:
             ValueError: There is no ``base_url``.
         """
+        url = self._plain_url(name)
+        if not self.signs_urls:
+            return url
+        return links.sign(url, self.options["querystring_expire"], self._bound_to())
+
+    def absolute_url(self, name: str | None) -> str:
+        """Return ``url()`` with scheme and host, for e-mails and other systems.
+
+        They are those of ``base_url``, or https and the domain of the current site of
+        ``django.contrib.sites``.
+
+        Raises:
+            ValueError: There is no ``base_url``.
+            ImproperlyConfigured: Neither tells the host.
+        """
+        return links.absolute(self.url(name))
+
+    def verify_url(self, name: str, query: Mapping[str, str]) -> None:
+        """Check that a request for ``name`` came by a link of ``url()``.
+
+        Args:
+            name: The name in the request's path.
+            query: The request's query, ``request.GET``.
+
+        Raises:
+            BadSignature: It did not.
+            SignatureExpired: It did, but the link is too old.
+        """
+        links.verify(self._plain_url(name), query, self._bound_to())
+
+    def _bound_to(self) -> str | None:
+        bind: Callable[[], str] | None = self.options["querystring_bind"]
+        return None if bind is None else str(bind())
+
+    def _plain_url(self, name: str | None) -> str:
         base_url = self.base_url
         if base_url is None:
             raise ValueError(
                 "This file is not accessible via a URL: set the storage's option 'base_url' (or "
-                "MEDIA_URL) to where a web server or a view of yours serves its files."
+                "MEDIA_URL) to where netstorage.urls, a web server or a view of yours serves its "
+                "files."
             )
         url = filepath_to_uri(name)
         if url is not None:

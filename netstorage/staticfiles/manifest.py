@@ -49,3 +49,8 @@ class ManifestMixin(ManifestFilesMixin, _Storage):  # type: ignore[misc] # the s
         """What ``url()`` puts before names: the option, or STATIC_URL."""
         base_url: str | None = self.options["base_url"] or settings.STATIC_URL
         return base_url if not base_url or base_url.endswith("/") else f"{base_url}/"
+
+    @property
+    def signs_urls(self) -> bool:
+        """False: links in style sheets must not expire."""
+        return False
