@@ -47,12 +47,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """A file that the page lists."""
+    """A file that the page lists; its link is another one after a while."""
 
     server: str
     name: str
     size: int
-    url: str
+    url: str = field(compare=False)
 
 
 class Page(HTMLParser):

@@ -89,11 +89,19 @@ def configure(
             },
             "sftp": {
                 "BACKEND": "netstorage.SFTPStorage",
-                "OPTIONS": {**sftp, "base_url": "/files/sftp/"},
+                "OPTIONS": {
+                    **sftp,
+                    "base_url": "/files/sftp/",
+                    "querystring_auth": True,
+                },
             },
             "webdav": {
                 "BACKEND": "netstorage.WebDAVStorage",
-                "OPTIONS": {**webdav, "base_url": "/files/webdav/"},
+                "OPTIONS": {
+                    **webdav,
+                    "base_url": "/files/webdav/",
+                    "querystring_auth": True,
+                },
             },
         },
         FILE_UPLOAD_TEMP_DIR=str(folder),

@@ -11,9 +11,9 @@ from typing import Any, cast
 from django import forms
 from django.contrib import messages
 from django.core.files.storage import Storage, storages
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_POST
 
 from netstorage.limits import PoolStats
 from netstorage.pool import ConnectionPool
@@ -99,14 +99,6 @@ def index(request: HttpRequest) -> HttpResponse:
     shelves = [_shelf(server) for server in Server]
     context = {"form": form, "shelves": shelves, "numbers": list(_numbers(shelves))}
     return render(request, "netstorage_demo/index.html", context)
-
-
-@require_safe
-def download(request: HttpRequest, alias: str, name: str) -> FileResponse:
-    """Send a file; it streams from the server through us."""
-    # Asks for the size, so that a missing file or server is noticed before the answer begins.
-    content = storages[_server(alias)].open(name)
-    return FileResponse(content, as_attachment=True, filename=posixpath.basename(name))
 
 
 @require_POST
