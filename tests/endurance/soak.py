@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import ctypes
 import hashlib
 import json
 import logging
@@ -35,11 +36,11 @@ LOOKS = 60
 """How often it is looked at what the process holds."""
 ADDED = 8
 """Files under names that the storage chose, in a thread's folder at a time."""
-MAY_GROW = {"descriptors": 16, "threads": 16, "thousand blocks": 50, "resident MiB": 64}
+MAY_GROW = {"descriptors": 16, "threads": 16, "thousand blocks": 50, "allocated MiB": 16}
 """What the last quarter may hold more than the second.
 
-Connections come and go. Blocks count Python's small objects, each of them; what is resident grows
-for a while with what the allocators of many threads keep for themselves.
+Connections come and go. Blocks count Python's objects, each of them. What is resident is told, and
+not judged: glibc keeps for each of many threads what was freed, in pieces between others.
 """
 
 
@@ -166,15 +167,31 @@ def trouble(line: Any, dice: random.Random, until: float, sftp: bool) -> dict[st
     return dict(struck)
 
 
+class Mallinfo(ctypes.Structure):
+    """What glibc's mallinfo2(3) tells of all arenas."""
+
+    _fields_ = tuple(
+        (field, ctypes.c_size_t)
+        for field in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
 def state() -> dict[str, int]:
     """What this process holds."""
     status = Path("/proc/self/status").read_text()
     resident = re.search(r"VmRSS:\s+(\d+)", status)
     assert resident is not None
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo
+    memory = mallinfo2()
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
         "thousand blocks": sys.getallocatedblocks() // 1000,
+        "allocated MiB": (memory.uordblks + memory.hblkhd) // MIB,
         "resident MiB": int(resident[1]) * 1024 // MIB,
     }
 
@@ -307,8 +324,8 @@ def faults(report: dict[str, Any]) -> list[str]:
     ]
     found += [
         f"{what} grew"
-        for what, seen in report["meanwhile"].items()
-        if growth(seen) > MAY_GROW[what]
+        for what, bound in MAY_GROW.items()
+        if growth(report["meanwhile"][what]) > bound
     ]
     if not report["done"] or not report["struck"]:
         found.append("nothing was tried")

@@ -113,7 +113,7 @@ def test_what_got_no_answer_may_be_there_once(worker, shelf):
     assert len(worker.wrong) == 1
 
 
-STATE = {"threads": 1, "descriptors": 5, "thousand blocks": 300, "resident MiB": 50}
+STATE = {"threads": 1, "descriptors": 5, "thousand blocks": 300, "allocated MiB": 50}
 FLAT = {what: [much] * 60 for what, much in STATE.items()}
 GOOD = {
     "wrong": [],
@@ -140,7 +140,7 @@ GOOD = {
         {"pools left": 1},
         {"after": STATE | {"threads": 2}},
         {"after": STATE | {"descriptors": 6}},
-        {"meanwhile": FLAT | {"resident MiB": list(range(0, 240, 4))}},
+        {"meanwhile": FLAT | {"allocated MiB": list(range(0, 240, 4))}},
         {"meanwhile": FLAT | {"descriptors": list(range(60))}},
         {"meanwhile": FLAT | {"thousand blocks": list(range(0, 240, 4))}},
         {"done": {}},
