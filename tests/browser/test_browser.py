@@ -121,7 +121,7 @@ def test_image_is_shown(site: Site, page: Page) -> None:
     url = site.media(save("image.png", samples.image()))
     page.go(site.page(f'<img src="{url}">'))
     assert page.run("document.images[0].naturalWidth") == samples.WIDTH
-    page.go(url)
+    assert page.go(url) is None
     assert page.run("document.images[0].naturalWidth") == samples.WIDTH
     page.picture("image.png")
 
