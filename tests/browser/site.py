@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
-import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,39 +11,8 @@ from urllib.parse import quote
 from django.core.files.storage import default_storage
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
-from django.urls import path
-from django.utils.http import content_disposition_header
-
-INLINE = {"video/webm", "image/png", "application/pdf"}
-
-
-def media(request: HttpRequest, name: str) -> StreamingHttpResponse:
-    """Stand in for the library's view: whole files and single ranges, as browsers ask for them."""
-    file = default_storage.open(name)
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    tag = f'"{file.size}"'
-    begin, end, status = 0, file.size, 200
-    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
-    if asked and request.headers.get("If-Range", tag) == tag:
-        begin, status = int(asked[1]), 206
-        end = int(asked[2] or end - 1) + 1
-
-    def content() -> Iterator[bytes]:
-        with file:
-            file.seek(begin)
-            while file.tell() < end and (data := file.read(min(1 << 16, end - file.tell()))):
-                yield data
-
-    headers = {
-        "Accept-Ranges": "bytes",
-        "Content-Disposition": content_disposition_header(kind not in INLINE, name),
-        "Content-Length": str(end - begin),
-        "Content-Range": f"bytes {begin}-{end - 1}/{file.size}",
-        "ETag": tag,
-        "X-Content-Type-Options": "nosniff",
-    }
-    return StreamingHttpResponse(content(), kind, status, headers=headers)
+from django.http import HttpRequest, HttpResponse
+from django.urls import include, path
 
 
 def page(request: HttpRequest) -> HttpResponse:
@@ -53,7 +20,7 @@ def page(request: HttpRequest) -> HttpResponse:
     return HttpResponse(f'<!doctype html><link rel="icon" href="data:,">{request.GET["html"]}')
 
 
-urlpatterns = [path("media/<path:name>", media), path("", page)]
+urlpatterns = [path("media/", include("netstorage.urls")), path("", page)]
 
 
 @dataclass
