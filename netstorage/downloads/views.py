@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TypeVar, cast
+from urllib.parse import quote
 
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied, SuspiciousFileOperation
 from django.core.files.storage import storages
@@ -19,7 +20,6 @@ from django.core.signing import BadSignature
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response, patch_cache_control
-from django.utils.encoding import filepath_to_uri
 from django.utils.http import content_disposition_header, http_date, parse_http_date_safe
 from django.views.decorators.http import require_safe
 
@@ -64,7 +64,7 @@ def download(
         permission: Is given the request and the name, and says whether that is allowed.
         accel_redirect: For nginx in front of the site and a WebDAV server behind it: the path of
             the internal location in which nginx fetches from there what the storage has as its
-            ``url``. Then nothing is read here.
+            ``url``. Then nothing is read here, unless several ranges are asked for at once.
 
     Raises:
         PermissionDenied: It is not allowed, and nothing tells whether there is such a file.
@@ -82,7 +82,8 @@ def download(
         name = where._clean(name)
         if any(is_temporary(part) for part in name.split("/")):
             raise Http404("It is an upload that is under way.")
-        if accel_redirect is not None:
+        # The Content-Type of several ranges is the server's, and nginx keeps that of the view.
+        if accel_redirect is not None and "," not in request.headers.get("Range", ""):
             return _redirected(where, name, accel_redirect)
         with ExitStack() as stack:
             content = Content(where, name)
@@ -209,12 +210,15 @@ def _redirected(storage: NetworkStorage, name: str, location: str) -> HttpRespon
     """Leave the file to nginx, which asks the WebDAV server for it."""
     if "url" not in storage.options:
         raise ImproperlyConfigured(
-            f"accel_redirect needs a WebDAV server to fetch from, and this is {storage!r}."
+            f"accel_redirect needs a WebDAV server to fetch from, and this is {storage!r}. Leave "
+            "it out, and the view sends the files itself."
         )
+    if not name:
+        raise IsADirectoryError
     headers = _headers(name)
-    headers["X-Accel-Redirect"] = posixpath.join(
-        location, filepath_to_uri(storage._path(name)) or ""
-    )
+    # Not by filepath_to_uri(): it takes a backslash for a slash.
+    path = quote(storage._path(name), errors="surrogateescape")
+    headers["X-Accel-Redirect"] = posixpath.join(location, path)
     return _described(HttpResponse(), headers)
 
 
