@@ -12,6 +12,7 @@ import random
 import shutil
 import stat
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from netstorage.exceptions import ConnectError, ConnectionLost, FileChanged, Pro
 from netstorage.session import ENTRY
 from netstorage.sftp import frames as w
 from netstorage.sftp import transfer
+from netstorage.sftp.stream import CHANNEL_WINDOW, Pipe
 from netstorage.storage import NetworkStorage
 from tests.contract.helpers import Stream
 from tests.servers.scripted import (
@@ -951,6 +953,65 @@ def test_a_servers_words(scripted, body, said):
     else:
         assert said in str(caught.value)
     assert len(str(caught.value)) < 400
+    assert connects(storage) == 1
+
+
+# --- more than is read ---------------------------------------------------------------------------
+
+
+def test_a_flood_that_nobody_reads_ends_the_connection(scripted, loop):
+    """Nothing of it is kept; paramiko alone would take it all in, for as long as it comes."""
+    peers = []
+    server = scripted(lambda peer, request: peers.append(peer))
+    storage = server.storage()
+    with storage.pool.connection() as session:
+        session.stat("")
+        loop.run(peers[0].flood(2 * CHANNEL_WINDOW))
+        assert server.ended.acquire(timeout=30)
+        assert not session.is_alive()
+        assert len(session._wire.stream._pipe) == 0
+        with pytest.raises(ProtocolError, match=f"more than {CHANNEL_WINDOW} bytes ahead"):
+            session.stat("")
+        with pytest.raises(ConnectionLost):
+            session.stat("")
+    assert storage.exists("")
+    assert connects(storage) == 2
+
+
+def test_an_idle_session_that_was_flooded_is_not_lent(scripted, loop):
+    peers = []
+    server = scripted(lambda peer, request: peers.append(peer))
+    storage = server.storage()
+    assert storage.exists("")
+    loop.run(peers[0].flood(2 * CHANNEL_WINDOW))
+    assert server.ended.acquire(timeout=30)
+    assert storage.exists("")
+    assert connects(storage) == 2
+
+
+def test_as_much_as_was_granted_is_no_flood():
+    """In packets of two bytes, which would take twenty times their memory."""
+    pipe = Pipe()
+    tracemalloc.start()
+    for number in range(100_000):
+        pipe.feed(b"%02d" % (number % 100))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 2**20
+    pipe.feed(bytes(CHANNEL_WINDOW - len(pipe)))
+    assert pipe.read(CHANNEL_WINDOW).startswith(b"000102")
+    assert not pipe.flooded
+
+
+def test_what_is_said_on_stderr_takes_no_room(scripted):
+    """It is dropped, and granted again: else a server that logs there would soon have to wait."""
+
+    def script(peer: Peer, request: Request) -> None:
+        peer.channel.write_stderr(bytes(3 * 2**20))
+
+    storage = scripted(script).storage(timeout=5)
+    for _ in range(8):
+        assert storage.exists("")
     assert connects(storage) == 1
 
 

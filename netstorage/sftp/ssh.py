@@ -26,6 +26,7 @@ from ..hidden import Hidden, reveal
 from .frames import StatusError
 from .hostkeys import TrustedKeys
 from .session import SFTPSession
+from .stream import CHANNEL_WINDOW
 from .transport import (
     CIPHERS,
     LEGACY_CIPHERS,
@@ -332,9 +333,6 @@ class _Method:
             return list(transport.auth_publickey(username, self.secret))
         return list(transport.auth_password(username, self.secret))
 
-
-CHANNEL_WINDOW = 2**23
-"""Bytes that the server may send ahead of our reading: what a download can have on its way."""
 
 MOMENT = 0.001
 """Seconds that stand for no time left: some of paramiko's time-outs take 0 for none."""

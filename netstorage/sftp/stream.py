@@ -20,6 +20,12 @@ ENDS = (SSHException, EOFError, OSError)
 
 UNSENT = "take what was sent"
 
+CHANNEL_WINDOW = 2**23
+"""Bytes that the server may send ahead of our reading: what a download can have on its way."""
+MOST_PACKETS = 2**12
+"""Packets that are kept as they came: each takes memory of its own, even for a single byte."""
+FLOODED = f"sent more than {CHANNEL_WINDOW} bytes ahead of our reading"
+
 
 class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
     """What a channel received, for one thread to read.
@@ -30,11 +36,13 @@ class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
     Attributes:
         enough: Bytes that a read waits for.
         fed_at: When something came last, in ``time.monotonic()``'s seconds.
+        flooded: Whether more came than may lie here.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.enough = 1
+        self.flooded = False
         self._changed = threading.Condition(threading.Lock())
         self._packets: list[bytes] = []
         self._size = 0
@@ -42,12 +50,24 @@ class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
         self._ended = False
 
     def feed(self, data: bytes | str) -> None:
-        """Take in a packet's data."""
+        """Take in a packet's data.
+
+        Raises:
+            ConnectionAbortedError: It is more than was granted, for paramiko to end the connection.
+        """
         packet = data if isinstance(data, bytes) else data.encode()
         with self._changed:
             self._packets.append(packet)
             self._size += len(packet)
             self.fed_at = time.monotonic()
+            # Nobody else counts: paramiko takes in whatever comes (RFC 4254, section 5.2).
+            if self._size > CHANNEL_WINDOW:
+                self._packets, self._size = [], 0
+                self.flooded = self._ended = True
+                self._changed.notify()
+                raise ConnectionAbortedError(errno.ECONNABORTED, FLOODED)
+            if len(self._packets) > MOST_PACKETS:
+                self._packets = [b"".join(self._packets)]
             if self._size >= self.enough:
                 self._changed.notify()
 
@@ -86,6 +106,19 @@ class Pipe(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
         return self._size
 
 
+class Drain(BufferedPipe):  # type: ignore[type-arg] # generic in the stubs only
+    """Takes what the server's program says on stderr, which nobody reads, for read."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def feed(self, data: bytes | str) -> None:
+        """Drop it, and grant as much again."""
+        with self._channel.lock:
+            self._channel.in_window_sofar += len(data)
+
+
 class Stream:
     """Sends and receives over a channel. One thread at a time sends, and one receives.
 
@@ -101,6 +134,7 @@ class Stream:
     def __init__(self, channel: Channel, timeout: float, server: str) -> None:
         self.channel = channel
         self._pipe = channel.in_buffer = Pipe()
+        channel.in_stderr_buffer = Drain(channel)
         self.timeout = timeout
         self._server = server
         self._chunk = memoryview(b"")
@@ -184,6 +218,8 @@ class Stream:
 
     def lost(self, why: str) -> Exception:
         """End it: nothing comes through any more, or nobody knows any more where it stands."""
+        if self._pipe.flooded:
+            return self.violation(FLOODED)
         if getattr(self.channel.get_transport().sock, "stalled", False):
             return self.timed_out(UNSENT)
         return self._end(

@@ -28,7 +28,7 @@ FIRST_WINDOW, FIRST_REQUESTS = 16 * LONGEST_LENGTH, 64
 """Bytes of bulk data that may be in flight at first, and in how many requests at the most: enough
 for loopback and for 20 ms at 1 Gbit/s."""
 LAST_WINDOW, LAST_REQUESTS = 32 * LONGEST_LENGTH, 256
-"""The same on a long line: as many bytes as the channel takes in (ssh.CHANNEL_WINDOW)."""
+"""The same on a long line: as many bytes as the channel takes in (stream.CHANNEL_WINDOW)."""
 
 
 class Window:

@@ -15,7 +15,7 @@ def make_app(folder: Path) -> Celery:
         backend=f"file://{folder}/results",
         broker_transport_options={
             "data_folder_in": f"{folder}/queue",
-            "data_folder_out": f"{folder}/queue",
+            "data_folder_out": f"{folder}/sent",
             "control_folder": f"{folder}/control",
         },
     )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from django.core.files.base import ContentFile
 
-from netstorage.storage import NetworkStorage
 from tests.endurance.faulty import FaultyLine
 from tests.endurance.scene import BIG, OLD, Scene
-from tests.servers import SERVERS
+from tests.servers import SERVERS, fresh_location, make_storage
 from tests.servers.base import Server
 from tests.servers.sshd import Sshd
 
@@ -24,7 +24,7 @@ CHOSEN = [
 @pytest.fixture(scope="session", params=CHOSEN)
 def server(request: pytest.FixtureRequest, running_servers) -> Iterator[Server]:
     """Each server in turn."""
-    if request.param == "sshd":
+    if request.param == "sshd" and Sshd.unavailable() is None:
         # It counts logins that broke off, and beyond ten it drops others at random.
         with Sshd(extra=["MaxStartups 1000"]) as server:
             yield server
@@ -33,9 +33,21 @@ def server(request: pytest.FixtureRequest, running_servers) -> Iterator[Server]:
 
 
 @pytest.fixture
-def scene(storage: NetworkStorage, server: Server) -> Iterator[Scene]:
+def make_scene(server: Server) -> Iterator[Callable[[], Scene]]:
+    """Makes scenes that know nothing of each other."""
+    with ExitStack() as stack:
+
+        def make() -> Scene:
+            storage = make_storage(server, location=fresh_location(server))
+            storage.save("dir/kept.bin", ContentFile(OLD))
+            storage.save("big.bin", ContentFile(BIG))
+            line = stack.enter_context(FaultyLine(server))
+            return Scene(server, storage, line, stack.enter_context(ThreadPoolExecutor(2)))
+
+        yield make
+
+
+@pytest.fixture
+def scene(make_scene: Callable[[], Scene]) -> Scene:
     """A server with some files, behind a line on which things go wrong."""
-    storage.save("dir/kept.bin", ContentFile(OLD))
-    storage.save("big.bin", ContentFile(BIG))
-    with FaultyLine(server) as line, ThreadPoolExecutor(2) as threads:
-        yield Scene(server, storage, line, threads)
+    return make_scene()

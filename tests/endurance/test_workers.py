@@ -20,16 +20,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from billiard.exceptions import TimeLimitExceeded
 from celery.result import AsyncResult
 
+from netstorage.leftovers import find_leftovers, remove_leftovers
 from netstorage.storage import NetworkStorage
-from tests.contract.helpers import STRICT, private_storage, read, temporaries
+from tests.contract.helpers import STRICT, grow_old, private_storage, read, temporaries
 from tests.endurance.broker import make_app
+from tests.endurance.faulty import Fault, FaultyLine, What, Where
 from tests.servers import fresh_location, keeper
 from tests.servers.base import Server, free_port
 from tests.servers.counting import Proxy
@@ -50,12 +54,17 @@ Answer = dict[str, Any]
 
 @dataclass
 class Site:
-    """The project of `tests.endurance.project`, on a storage of its own behind a proxy."""
+    """The project of `tests.endurance.project`, on a storage of its own behind a proxy.
+
+    Attributes:
+        port: Where it finds its server.
+    """
 
     server: Server
     direct: NetworkStorage
     proxy: Proxy
     folder: Path
+    port: int
     asked: set[str] = field(default_factory=set)
     """Digests of what was sent."""
     answers: list[Answer] = field(default_factory=list)
@@ -67,7 +76,7 @@ class Site:
         location = self.direct.options["location"]
         storage = {
             "BACKEND": f"netstorage.{type(self.direct).__name__}",
-            "OPTIONS": self.server.options_through(self.proxy.port) | {"location": location},
+            "OPTIONS": self.server.options_through(self.port) | {"location": location},
         }
         with self.log.open("wb") as log:
             process = subprocess.Popen(
@@ -143,7 +152,7 @@ def digest(content: bytes) -> str:
 def site(server: Server, tmp_path: Path) -> Iterator[Site]:
     direct = private_storage(server, location=fresh_location(server))
     proxy = Proxy(server.port)
-    yield Site(server, direct, proxy, tmp_path)
+    yield Site(server, direct, proxy, tmp_path, proxy.port)
     proxy.stop()
 
 
@@ -184,11 +193,12 @@ def gunicorn(*arguments: str) -> Callable[[int], list[str]]:
     return lambda port: [*command, *common, "--bind", f"127.0.0.1:{port}"]
 
 
-def uwsgi(*arguments: str) -> Callable[[int], list[str]]:
+GRACEFUL = ("--hook-master-start", "unix_signal:15 gracefully_kill_them_all")
+
+
+def uwsgi(*arguments: str, term: tuple[str, ...] = GRACEFUL) -> Callable[[int], list[str]]:
     program = ["-c", "import pyuwsgi; pyuwsgi.run()", "--module", "tests.endurance.project"]
     common = ["--master", "--processes", str(WORKERS), *arguments]
-    # Left alone, SIGTERM has it load everything anew.
-    term = ["--enable-threads", "--hook-master-start", "unix_signal:15 gracefully_kill_them_all"]
     return lambda port: [*program, *common, *term, "--http-socket", f"127.0.0.1:{port}"]
 
 
@@ -288,34 +298,49 @@ def test_web_workers(site: Site, model: Model) -> None:
 # --- Celery -------------------------------------------------------------------------------------
 
 
-def test_celery_workers(site: Site) -> None:
-    """Its main process loads the project, and forks."""
-    broker = site.folder / "broker"
-    for name in ("queue", "control", "results"):
-        (broker / name).mkdir(parents=True)
-    app = make_app(broker)
-    arguments = ["-m", "celery", "-A", "tests.endurance.tasks", "worker", "--without-mingle"]
-    pool = ["--concurrency", str(WORKERS), "--max-tasks-per-child", str(EACH)]
-    deadline = time.monotonic() + DEADLINE
+class Broker:
+    """A folder through which tasks go to Celery's workers, and their results come back."""
 
-    def send() -> tuple[bytes, AsyncResult]:
-        name, content = site.task()
-        task = app.send_task("tests.endurance.tasks.work", [name, content.hex()])
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._folder = site.folder / "broker"
+        for name in ("sent", "queue", "control", "results"):
+            (self._folder / name).mkdir(parents=True)
+        self._app = make_app(self._folder)
+
+    def running(self, *arguments: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        command = ["-m", "celery", "-A", "tests.endurance.tasks", "worker", "--without-mingle"]
+        command += ["--max-tasks-per-child", str(EACH), *arguments]
+        return self._site.running(*command, PROJECT_BROKER=str(self._folder))
+
+    def send(self, **options: Any) -> tuple[bytes, AsyncResult]:
+        """Send one of the site's tasks."""
+        name, content = self._site.task()
+        task = self._app.send_task("tests.endurance.tasks.work", [name, content.hex()], **options)
+        # The worker would take a message that is not yet written, too.
+        for message in (self._folder / "sent").iterdir():
+            message.rename(self._folder / "queue" / message.name)
         return content, task
 
-    with site.running(*arguments, *pool, PROJECT_BROKER=str(broker)) as process:
-        content, task = send()
+
+def test_celery_workers(site: Site) -> None:
+    """Its main process loads the project, and forks."""
+    broker = Broker(site)
+    deadline = time.monotonic() + DEADLINE
+
+    with broker.running("--concurrency", str(WORKERS)) as process:
+        content, task = broker.send()
         site.note(content, task.get(DEADLINE, interval=0.05))
         inherited = site.proxy.sent[0]
         while len(site.pids) < 2 * WORKERS:
             assert time.monotonic() < deadline, "no worker took another's place"
-            for content, task in [send() for _ in range(CLIENTS * 2)]:
+            for content, task in [broker.send() for _ in range(CLIENTS * 2)]:
                 site.note(content, task.get(DEADLINE, interval=0.01))
         assert process.pid not in site.pids
         assert site.proxy.sent[0] == inherited
         assert not site.proxy.ended[0]
 
-        late = [send() for _ in range(CLIENTS * 2)]
+        late = [broker.send() for _ in range(CLIENTS * 2)]
         late[0][1].get(DEADLINE, interval=0.001)
         process.terminate()
         assert process.wait(DEADLINE) == 0, site.log.read_text()
@@ -326,3 +351,143 @@ def test_celery_workers(site: Site) -> None:
     assert "Traceback" not in site.log.read_text()
     site.check_files()
     site.check_loader()
+
+
+# --- in the middle of a save ---------------------------------------------------------------------
+
+ONLY_SFTP = pytest.mark.parametrize("server", ["sshd"], indirect=True)
+"""What a program does to its workers is the same whatever they speak."""
+
+
+@dataclass
+class Hold:
+    """Holds a save where all of it lies on the server, and has no name yet."""
+
+    site: Site
+    line: FaultyLine
+    reached: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+
+    def arm(self) -> None:
+        """Hold the next save of a worker that has a session."""
+        self.line.arm(Fault(What.NOTHING, 3, Where.ANSWER), self._happen)
+
+    def _happen(self) -> None:
+        self.reached.set()
+        self.go_on.wait(DEADLINE)
+
+    def wait(self) -> None:
+        assert self.reached.wait(DEADLINE), self.site.log.read_text()
+        assert len(temporaries(self.site.server, self.site.direct)) == 1
+
+    def wait_for_log(self, text: str) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while text not in self.site.log.read_text():
+            assert time.monotonic() < deadline, self.site.log.read_text()
+            time.sleep(0.01)
+
+    def check_leftover(self) -> None:
+        """There is one, it is found and removed, and nothing else is amiss."""
+        server, direct = self.site.server, self.site.direct
+        (left,) = temporaries(server, direct)
+        grow_old(server, direct, left)
+        assert [leftover.name for leftover in find_leftovers(direct)] == [left]
+        remove_leftovers(direct)
+        self.site.check_files()
+        assert len(self.site.answers) == 1
+
+
+@pytest.fixture
+def hold(site: Site) -> Iterator[Hold]:
+    with FaultyLine(site.server) as line:
+        site.port = line.port
+        hold = Hold(site, line)
+        yield hold
+        hold.go_on.set()
+
+
+@dataclass(frozen=True)
+class End:
+    """How one worker is brought to its end.
+
+    Attributes:
+        command: What starts it.
+        told: Whether it is told by SIGTERM; else it takes too long.
+        says: What the log tells of it.
+        finishes: Whether the save is.
+    """
+
+    command: Callable[[int], list[str]]
+    told: bool
+    says: str
+    finishes: bool = False
+
+
+ONE = ("--preload", "--workers", "1")
+ALONE = ("--processes", "1")
+ENDS = {
+    "gunicorn": End(gunicorn(*ONE), True, "Handling signal: term", finishes=True),
+    "gunicorn-timeout": End(gunicorn(*ONE, "--timeout", "1"), False, "WORKER TIMEOUT"),
+    "uwsgi": End(uwsgi(*ALONE), True, "Gracefully killing worker", finishes=True),
+    "uwsgi-reload": End(uwsgi(*ALONE, term=()), True, "binary reloading uWSGI"),
+    "uwsgi-die-on-term": End(uwsgi(*ALONE, term=("--die-on-term",)), True, "goodbye to uWSGI"),
+    "uwsgi-harakiri": End(uwsgi(*ALONE, "--harakiri", "1"), False, "HARAKIRI ON WORKER"),
+}
+
+
+@ONLY_SFTP
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_a_worker_that_ends_while_it_saves(site: Site, hold: Hold, end: End) -> None:
+    port = free_port()
+    client = Client(site, port)
+    with site.running(*end.command(port)) as process, ThreadPoolExecutor(1) as threads:
+        client.wait_for(process)
+        client.ask()
+        workers = site.pids
+        hold.arm()
+        client.over.set()
+        begun = threads.submit(client.ask)
+        hold.wait()
+        if end.told:
+            process.terminate()
+        hold.wait_for_log(end.says)
+        if end.finishes:
+            hold.go_on.set()
+            assert process.wait(DEADLINE) == 0, site.log.read_text()
+        assert gone(workers)
+        hold.go_on.set()
+        begun.result(DEADLINE)
+    if end.finishes:
+        assert len(site.answers) == 2
+        site.check_files()
+    else:
+        hold.check_leftover()
+
+
+@ONLY_SFTP
+def test_a_celery_task_that_takes_too_long(site: Site, hold: Hold) -> None:
+    broker = Broker(site)
+    with broker.running("--concurrency", "1"):
+        content, task = broker.send()
+        site.note(content, task.get(DEADLINE, interval=0.01))
+        workers = site.pids
+        hold.arm()
+        _, task = broker.send(time_limit=1)
+        hold.wait()
+        with pytest.raises(TimeLimitExceeded):
+            task.get(DEADLINE, interval=0.01)
+        assert gone(workers)
+        hold.go_on.set()
+    hold.check_leftover()
+
+
+def test_gevent_workers_that_patch_too_late(site: Site) -> None:
+    """With what was preloaded two requests at once wait for each other, until gunicorn ends it."""
+    port = free_port()
+    client = Client(site, port)
+    client.over.set()
+    command = gunicorn(*GEVENT, *ONE, "--timeout", "1")(port)
+    with site.running(*command) as process, ThreadPoolExecutor(CLIENTS) as threads:
+        client.wait_for(process)
+        list(threads.map(client.ask, range(CLIENTS)))
+    assert "WORKER TIMEOUT" in site.log.read_text()

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import asyncssh
 import paramiko
+from asyncssh.constants import MSG_CHANNEL_DATA
+from asyncssh.packet import String
 
 from netstorage import SFTPStorage
 from netstorage.sftp import frames as w
@@ -351,6 +353,11 @@ class Peer(asyncssh.SSHServerSession):
     def send(self, data: bytes) -> None:
         if data and not self.channel.is_closing():
             self.channel.write(data)
+
+    async def flood(self, size: int) -> None:
+        """Send zeros, whatever the client has granted."""
+        for _ in range(size // 2**15):
+            self.channel.send_packet(MSG_CHANNEL_DATA, String(bytes(2**15)))
 
     def hang_up(self) -> bytes:
         """End the connection at once; for scripts to return."""
