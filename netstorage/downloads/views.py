@@ -19,13 +19,12 @@ from django.core.signing import BadSignature
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response, patch_cache_control
-from django.utils.encoding import filepath_to_uri
 from django.utils.http import content_disposition_header, http_date, parse_http_date_safe
 from django.views.decorators.http import require_safe
 
 from ..exceptions import NetStorageError
 from ..session import Stat
-from ..storage import NetworkStorage, is_temporary
+from ..storage import NetworkStorage, is_temporary, quoted
 from . import byteranges
 from .content import Content, Part
 
@@ -212,9 +211,7 @@ def _redirected(storage: NetworkStorage, name: str, location: str) -> HttpRespon
             f"accel_redirect needs a WebDAV server to fetch from, and this is {storage!r}."
         )
     headers = _headers(name)
-    headers["X-Accel-Redirect"] = posixpath.join(
-        location, filepath_to_uri(storage._path(name)) or ""
-    )
+    headers["X-Accel-Redirect"] = posixpath.join(location, quoted(storage._path(name)))
     return _described(HttpResponse(), headers)
 
 
