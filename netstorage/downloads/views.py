@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import mimetypes
 import posixpath
@@ -10,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from inspect import isawaitable
 from typing import TypeVar, cast
 
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied, SuspiciousFileOperation
@@ -40,6 +42,8 @@ INLINE = re.compile(
 """Types that browsers show and that cannot act in the site's name, as HTML and SVG can."""
 FRESH = 2
 """Seconds in which a file may change again without its time showing it."""
+NO_NAME = {errno.EINVAL, errno.ENAMETOOLONG}
+"""What servers say to names that no file has there."""
 CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
 
 
@@ -77,8 +81,9 @@ def download(
             f"{type(where).__name__}."
         )
     try:
-        _refuse_strangers(request, where, name, permission)
+        # Not as the client wrote it: "mine/../yours" is yours.
         name = where._clean(name)
+        _refuse_strangers(request, where, name, permission)
         if any(is_temporary(part) for part in name.split("/")):
             raise Http404("It is an upload that is under way.")
         if accel_redirect is not None:
@@ -100,7 +105,9 @@ def download(
     except PermissionError as error:
         logger.warning("the server refuses a download: %s", error)
         raise PermissionDenied from error
-    except (NetStorageError, TimeoutError) as error:
+    except (NetStorageError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_NAME:
+            raise Http404("There is no such file.") from error
         logger.error("a download failed: %s", error)  # noqa: TRY400 - told, and no bug of ours
         return HttpResponse("The file cannot be had at the moment.", "text/plain", status=503)
 
@@ -118,8 +125,15 @@ def _refuse_strangers(
             storage.verify_url(name, request.GET)
         except BadSignature as error:
             raise PermissionDenied from error
-    # Not as the client wrote it: "mine/../yours" is yours.
-    if permission and not permission(request, storage._clean(name)):
+    if permission is None:
+        return
+    if "\\" in name and not storage.signs_urls:
+        # On Windows it is a slash: "mine\..\yours" may be yours. No link of url() has one.
+        raise PermissionDenied
+    allowed = permission(request, name)
+    if isawaitable(allowed):
+        raise ImproperlyConfigured("netstorage's view takes no 'permission' that is async.")
+    if not allowed:
         raise PermissionDenied
 
 
