@@ -130,7 +130,7 @@ def _refuse_strangers(
     if "\\" in name and not storage.signs_urls:
         # On Windows it is a slash: "mine\..\yours" may be yours. No link of url() has one.
         raise PermissionDenied
-    allowed = permission(request, name)
+    allowed: object = permission(request, name)
     if isawaitable(allowed):
         raise ImproperlyConfigured("netstorage's view takes no 'permission' that is async.")
     if not allowed:
