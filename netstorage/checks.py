@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from inspect import unwrap
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from django.apps import AppConfig, apps
 from django.conf import STATICFILES_STORAGE_ALIAS, settings
@@ -13,8 +14,10 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import default_storage, storages
 from django.db.models import FileField
+from django.urls import Resolver404, get_script_prefix, resolve
 from django.utils.module_loading import import_string
 
+from .downloads.views import download
 from .limits import PoolLimits
 from .session import Endpoint
 from .storage import NetworkStorage
@@ -128,6 +131,43 @@ def _check_storage(
             "'pool'.",
             hint="Give both the same limits.",
             id="netstorage.E006",
+        )
+    if storage.base_url and getattr(settings, "ROOT_URLCONF", None):
+        yield from _check_links(where, storage)
+
+
+def _check_links(where: str, storage: NetworkStorage) -> Iterator[CheckMessage]:
+    """Follow a link to see whether it leads to netstorage's view of the storage."""
+    path = unquote(urlsplit(storage._join_url("name")).path)
+    if not path.startswith("/"):
+        return
+    found = None
+    try:
+        match = resolve(path.removeprefix(get_script_prefix().rstrip("/")))
+    except Resolver404:
+        found = "no view"
+    else:
+        served = match.kwargs.get("storage", "default")
+        # A field's storage has no alias, and a decorator may give arguments of its own.
+        is_certain = match.func is download and isinstance(served, str) and "[" in where
+        if unwrap(match.func) is not unwrap(download):
+            found = f"another view, at {match.route!r}"
+        elif is_certain and f"STORAGES[{served!r}]" != where:
+            found = f"the files of STORAGES[{served!r}]"
+        elif is_certain and not (storage.signs_urls or match.kwargs.get("permission")):
+            yield Error(
+                f"{where} has neither links that are signed nor a view that asks for permission, "
+                "so netstorage's view refuses to work.",
+                hint="Set the storage's option 'querystring_auth', or give the view a "
+                "'permission'.",
+                id="netstorage.E009",
+            )
+    if found and storage.signs_urls:
+        yield Warning(
+            f"{where} signs its links, but they lead to {found}.",
+            hint=f"Include netstorage.urls at {storage.base_url}, with the storage's alias. If a "
+            "view of yours calls verify_url(), silence this.",
+            id="netstorage.W008",
         )
 
 

@@ -321,9 +321,9 @@ class NetworkStorage(ConfiguredStorage):
         Raises:
             ValueError: There is no ``base_url``.
         """
-        url = self._plain_url(name)
         if not self.signs_urls:
-            return url
+            return self._join_url(filepath_to_uri(name))
+        url = self._url_to_sign(name or "")
         return links.sign(url, self.options["querystring_expire"], self._bound_to())
 
     def absolute_url(self, name: str | None) -> str:
@@ -349,13 +349,17 @@ class NetworkStorage(ConfiguredStorage):
             BadSignature: It did not.
             SignatureExpired: It did, but the link is too old.
         """
-        links.verify(self._plain_url(name), query, self._bound_to())
+        links.verify(self._url_to_sign(name), query, self._bound_to())
 
     def _bound_to(self) -> str | None:
         bind: Callable[[], str] | None = self.options["querystring_bind"]
         return None if bind is None else str(bind())
 
-    def _plain_url(self, name: str | None) -> str:
+    def _url_to_sign(self, name: str) -> str:
+        """Return a URL that no two files share, whatever detours their names take."""
+        return self._join_url(quoted(self._clean(name)))
+
+    def _join_url(self, url: str | None) -> str:
         base_url = self.base_url
         if base_url is None:
             raise ValueError(
@@ -363,7 +367,6 @@ class NetworkStorage(ConfiguredStorage):
                 "MEDIA_URL) to where netstorage.urls, a web server or a view of yours serves its "
                 "files."
             )
-        url = filepath_to_uri(name)
         if url is not None:
             url = url.lstrip("/")
         return urljoin(base_url, url)
@@ -406,6 +409,11 @@ class NetworkStorage(ConfiguredStorage):
 def is_temporary(name: str) -> bool:
     """Tell whether a name is that of an upload under way, or of an experiment on the server."""
     return _HIDDEN.fullmatch(name) is not None
+
+
+def quoted(path: str) -> str:
+    """Quote a path for a URL; unlike ``filepath_to_uri()``, take no backslash for a slash."""
+    return "%5C".join(filepath_to_uri(part) for part in path.split("\\"))
 
 
 def _as_text(name: str | PurePath) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+from functools import wraps
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from django.conf import settings
@@ -15,10 +17,12 @@ from django.core.management.base import SystemCheckError
 from django.db import models
 from django.test import override_settings
 from django.test.utils import isolate_apps
+from django.urls import include, path, set_script_prefix
 
 import netstorage.checks
 from netstorage import SFTPStorage, WebDAVStorage
 from netstorage.checks import check_fields, check_storages
+from netstorage.downloads.views import download
 from netstorage.pool import all_pools
 
 PIN = "SHA256:" + "A" * 43
@@ -300,6 +304,131 @@ def test_w007_django_s_own_collectstatic(order, warned):
         assert ids(check_storages(None)) == []
 
 
+@pytest.fixture
+def urls():
+    """Makes a URLconf of patterns, and checks storages with it."""
+
+    def check_urls(*patterns, alias="default", **options):
+        urlconf = ModuleType("urls")
+        urlconf.urlpatterns = list(patterns)
+        storage = sftp(**{"base_url": "/media/", "querystring_auth": True, **options})
+        with override_settings(ROOT_URLCONF=urlconf):
+            return check(**{"default": FILES, alias: storage})
+
+    return check_urls
+
+
+def mounted(at="media/", **arguments):
+    return path(at, include("netstorage.urls"), arguments)
+
+
+def other(request, name="", storage="default"):
+    """A view of somebody's own."""
+
+
+def decorated(view):
+    @wraps(view)
+    def inner(request, *args, **kwargs):
+        return view(request, *args, **kwargs)
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("patterns", "options", "words"),
+    [
+        ([], {}, "no view"),
+        ([mounted("files/")], {}, "no view"),
+        ([mounted()], {"base_url": "/files/"}, "no view"),
+        ([mounted()], {"base_url": "https://www.example.com/files/"}, "no view"),
+        ([path("media/<path:name>", other)], {}, "another view, at 'media/<path:name>'"),
+        ([path("media/<path:name>", decorated(other))], {}, "another view"),
+        ([path("media/<path:name>", other), mounted()], {}, "another view"),
+        ([mounted(storage="archive")], {}, "STORAGES['archive']"),
+        ([mounted()], {"alias": "archive"}, "STORAGES['default']"),
+    ],
+)
+def test_w008_links_that_lead_elsewhere(urls, patterns, options, words):
+    (message,) = urls(*patterns, **options)
+    assert message.id == "netstorage.W008"
+    assert f"STORAGES['{options.get('alias', 'default')}'] signs its links" in message.msg
+    assert words in message.msg
+    assert "netstorage.urls" in message.hint
+    assert "verify_url" in message.hint
+
+
+@pytest.mark.parametrize(
+    ("patterns", "options"),
+    [
+        ([mounted()], {}),
+        ([mounted()], {"base_url": "https://www.example.com/media/"}),
+        ([mounted("médias/")], {"base_url": "/m%C3%A9dias/"}),
+        ([mounted(storage="archive")], {"alias": "archive"}),
+        ([mounted(storage=SFTPStorage(**SFTP))], {}),
+        ([path("media/<path:name>", decorated(download))], {}),
+        # The decorator may give it the storage.
+        ([path("media/<path:name>", decorated(decorated(download)))], {"alias": "archive"}),
+        ([path("", include([mounted("media/sub/")]))], {"base_url": "/media/sub"}),
+        ([], {"querystring_auth": False}),
+        ([path("media/<path:name>", other)], {"querystring_auth": False}),
+        ([], {"base_url": None}),
+    ],
+)
+def test_w008_is_for_what_is_certain(urls, patterns, options):
+    assert urls(*patterns, **options) == []
+
+
+def test_w008_below_a_script(urls):
+    set_script_prefix("/site/")
+    try:
+        assert urls(mounted(), base_url="/site/media/") == []
+        assert urls(mounted(), base_url="media/") == []
+        assert ids(urls(mounted(), base_url="/site/files/")) == ["netstorage.W008"]
+    finally:
+        set_script_prefix("/")
+
+
+def test_w008_a_field_s_storage(field):
+    """It has no alias; and static files are never signed."""
+    storage = SFTPStorage(**SFTP, base_url="/media/", querystring_auth=True)
+    for patterns, expected in (
+        ([], ["netstorage.W008"]),
+        ([mounted(storage=storage)], []),
+        ([mounted()], []),
+    ):
+        urlconf = ModuleType("urls")
+        urlconf.urlpatterns = patterns
+        with override_settings(ROOT_URLCONF=urlconf):
+            assert ids(field(storage)) == expected
+    static = {"BACKEND": "netstorage.staticfiles.ManifestSFTPStorage"}
+    static["OPTIONS"] = {**SFTP, "base_url": "/static/", "querystring_auth": True}
+    urlconf.urlpatterns = []
+    with override_settings(ROOT_URLCONF=urlconf):
+        assert check(assets=static) == []
+
+
+@pytest.mark.parametrize("alias", ["default", "archive"])
+def test_e009_a_view_that_anybody_could_use(urls, alias):
+    (message,) = urls(mounted(storage=alias), alias=alias, querystring_auth=False)
+    assert message.id == "netstorage.E009"
+    assert f"STORAGES['{alias}']" in message.msg
+    assert "querystring_auth" in message.hint
+    assert "permission" in message.hint
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        mounted(permission=lambda request, name: True),
+        mounted(storage="archive"),
+        mounted(storage=SFTPStorage(**SFTP)),
+        path("media/<path:name>", decorated(download)),
+    ],
+)
+def test_e009_is_for_what_is_certain(urls, mount):
+    assert urls(mount, querystring_auth=False) == []
+
+
 def test_ids_are_unique_and_all_are_tested():
     """In the module each id stands once; and each has a test here that is named after it."""
     source = Path(netstorage.checks.__file__).read_text()
@@ -312,6 +441,8 @@ def test_ids_are_unique_and_all_are_tested():
         "W005",
         "E006",
         "W007",
+        "W008",
+        "E009",
     ]
     for number in used:
         assert any(name.startswith(f"test_{number.lower()}_") for name in globals())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import mimetypes
 import posixpath
@@ -10,8 +11,8 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from inspect import isawaitable
 from typing import TypeVar, cast
-from urllib.parse import quote
 
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied, SuspiciousFileOperation
 from django.core.files.storage import storages
@@ -25,7 +26,7 @@ from django.views.decorators.http import require_safe
 
 from ..exceptions import NetStorageError
 from ..session import Stat
-from ..storage import NetworkStorage, is_temporary
+from ..storage import NetworkStorage, is_temporary, quoted
 from . import byteranges
 from .content import Content, Part
 
@@ -41,6 +42,8 @@ INLINE = re.compile(
 """Types that browsers show and that cannot act in the site's name, as HTML and SVG can."""
 FRESH = 2
 """Seconds in which a file may change again without its time showing it."""
+NO_NAME = {errno.EINVAL, errno.ENAMETOOLONG}
+"""What servers say to names that no file has there."""
 CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
 
 
@@ -78,8 +81,9 @@ def download(
             f"{type(where).__name__}."
         )
     try:
-        _refuse_strangers(request, where, name, permission)
+        # Not as the client wrote it: "mine/../yours" is yours.
         name = where._clean(name)
+        _refuse_strangers(request, where, name, permission)
         if any(is_temporary(part) for part in name.split("/")):
             raise Http404("It is an upload that is under way.")
         # The Content-Type of several ranges is the server's, and nginx keeps that of the view.
@@ -102,7 +106,9 @@ def download(
     except PermissionError as error:
         logger.warning("the server refuses a download: %s", error)
         raise PermissionDenied from error
-    except (NetStorageError, TimeoutError) as error:
+    except (NetStorageError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_NAME:
+            raise Http404("There is no such file.") from error
         logger.error("a download failed: %s", error)  # noqa: TRY400 - told, and no bug of ours
         return HttpResponse("The file cannot be had at the moment.", "text/plain", status=503)
 
@@ -120,8 +126,15 @@ def _refuse_strangers(
             storage.verify_url(name, request.GET)
         except BadSignature as error:
             raise PermissionDenied from error
-    # Not as the client wrote it: "mine/../yours" is yours.
-    if permission and not permission(request, storage._clean(name)):
+    if permission is None:
+        return
+    if "\\" in name and not storage.signs_urls:
+        # On Windows it is a slash: "mine\..\yours" may be yours. No link of url() has one.
+        raise PermissionDenied
+    allowed: object = permission(request, name)
+    if isawaitable(allowed):
+        raise ImproperlyConfigured("netstorage's view takes no 'permission' that is async.")
+    if not allowed:
         raise PermissionDenied
 
 
@@ -216,9 +229,7 @@ def _redirected(storage: NetworkStorage, name: str, location: str) -> HttpRespon
     if not name:
         raise IsADirectoryError
     headers = _headers(name)
-    # Not by filepath_to_uri(): it takes a backslash for a slash.
-    path = quote(storage._path(name), errors="surrogateescape")
-    headers["X-Accel-Redirect"] = posixpath.join(location, path)
+    headers["X-Accel-Redirect"] = posixpath.join(location, quoted(storage._path(name)))
     return _described(HttpResponse(), headers)
 
 
