@@ -380,7 +380,7 @@ def test_described_as_without_nginx(front, apache, name):
     "name",
     [
         "a b", "%41", "%2541", "a#b", "a?b", "?", "a;b", "a+b", "a'b", 'a"b', "a&b=c", "a,b", "a:b",
-        "@a", "ü", "😀", "a%2Fb", "a%00b", "a\\b", "..\\b", "a..", "...", "<a>", "{a}|^`~$host",
+        "@a", "ü", "😀", "a%2Fb", "a%00b", "a\\b", "a..", "...", "<a>", "{a}|^`~$host",
         "%", "sub/ü x/a%b", "a" * 200, "ü" * 100,
     ],
 )  # fmt: skip
@@ -389,9 +389,6 @@ def test_odd_names(front, apache, line, name):
     put(apache, name, name.encode())
     query = storages["default"].url(name).partition("?")[2]
     answer = front.ask(f"/media/{quote(name)}?{query}")
-    if name == "..\\b":
-        assert (answer.status, line.requests) == (404, [])
-        return
     assert (answer.status, answer.body) == (200, name.encode())
     assert unquote(line.requests[0].target) == f"/dav/{name}"
 
