@@ -1,4 +1,4 @@
-"""A site in front of each server of the contract."""
+"""A site in front of one server of each protocol, the real one where it is installed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from collections.abc import Iterator
 import pytest
 from django.test.utils import override_settings
 
-from netstorage.storage import NetworkStorage
 from tests.contract.helpers import busy_pools
-from tests.downloads.site import Site, place, wait_until, wsgi_site
+from tests.downloads.site import Site, wait_until, wsgi_site
+from tests.endurance.conftest import CHOSEN
+from tests.servers.base import Server
 
 SETTINGS = {"ROOT_URLCONF": "tests.downloads.site", "ALLOWED_HOSTS": ["*"], "MIDDLEWARE": []}
+
+
+@pytest.fixture(scope="session", params=CHOSEN)
+def server(request: pytest.FixtureRequest, running_servers) -> Server:
+    """Each server in turn."""
+    return running_servers.get(request.param, request)
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +34,3 @@ def site() -> Iterator[Site]:
     """The site, for all tests of a module."""
     with override_settings(**SETTINGS), wsgi_site() as site:
         yield site
-
-
-@pytest.fixture
-def url(site: Site, storage: NetworkStorage) -> str:
-    """Where the storage's files are on the site."""
-    return place(storage)

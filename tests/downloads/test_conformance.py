@@ -23,7 +23,6 @@ from tests.servers import fresh_location, make_storage
 from tests.servers.base import Server
 from tests.servers.nginx import NginxStatic
 
-FEW_SERVERS = True
 PAGE = DOCS / "downloads.md"
 CHANGED = datetime(2020, 2, 29, 12, 0, 1, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
