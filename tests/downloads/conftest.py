@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from django.core.files.base import ContentFile
 from django.test.utils import override_settings
 
-from tests.contract.helpers import busy_pools
-from tests.downloads.site import Site, wait_until, wsgi_site
+from netstorage.storage import NetworkStorage
+from tests.contract.helpers import busy_pools, private_storage
+from tests.downloads.site import BIG, Site, content, wait_until, wsgi_site
 from tests.endurance.conftest import CHOSEN
+from tests.servers import fresh_location
 from tests.servers.base import Server
 
+LONG_AGO = 1_500_000_000
 SETTINGS = {"ROOT_URLCONF": "tests.downloads.site", "ALLOWED_HOSTS": ["*"], "MIDDLEWARE": []}
 
 
@@ -34,3 +39,13 @@ def site() -> Iterator[Site]:
     """The site, for all tests of a module."""
     with override_settings(**SETTINGS), wsgi_site() as site:
         yield site
+
+
+@pytest.fixture
+def alone(server: Server) -> NetworkStorage:
+    """A storage with a pool of its own, and an old and big file."""
+    storage = private_storage(server, location=fresh_location(server), allow_overwrite=True)
+    storage.save("big.bin", ContentFile(content(BIG)))
+    assert server.root is not None
+    os.utime(server.root / storage.location / "big.bin", (LONG_AGO, LONG_AGO))
+    return storage

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import http.client
 import itertools
+import random
 import re
 import socket
 import threading
@@ -24,7 +26,6 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import path, re_path
-from django.utils.encoding import filepath_to_uri
 
 from netstorage.downloads.views import download
 from netstorage.storage import NetworkStorage
@@ -33,6 +34,9 @@ PATIENCE = 30
 """Seconds that a test waits for what must come, before it fails."""
 SLOW_READERS = 16
 """Clients that the WSGI server can serve at once."""
+
+BIG = 12 * 2**20
+"""More than what is fetched for a client that has stopped, and what the kernel buffers of it."""
 
 shelf: dict[str, NetworkStorage | Path] = {}
 """What is served, by a word in the URL."""
@@ -158,14 +162,15 @@ def asgi_site() -> Iterator[Site]:
         listener.close()
 
 
+@functools.cache
+def content(size: int) -> bytes:
+    """Bytes of which no two stretches are alike."""
+    return random.Random(size).randbytes(size)
+
+
 def wait_until(condition: Callable[[], Any]) -> None:
     """Wait for what other threads do; fail if it does not come."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def quoted(name: str) -> str:
-    """A name as a URL has it."""
-    return filepath_to_uri(name)

@@ -17,15 +17,21 @@ from django.core.files.base import ContentFile
 from django.test import AsyncClient, Client, override_settings
 
 from netstorage import WebDAVStorage
-from netstorage.storage import NetworkStorage
 from tests.contract.helpers import private_storage
 from tests.downloads.conftest import SETTINGS
-from tests.downloads.site import PATIENCE, Site, asgi_site, place, wait_until, wsgi_site
-from tests.downloads.test_streaming import content
+from tests.downloads.site import (
+    BIG,
+    PATIENCE,
+    Site,
+    asgi_site,
+    content,
+    place,
+    wait_until,
+    wsgi_site,
+)
 from tests.servers import fresh_location
 from tests.servers.scripted_http import MemoryDAV, Request, ScriptedHTTP
 
-BIG = 12 * 2**20
 GONE = 20
 COMPRESSIBLE = b"the same again. " * 50_000
 
@@ -35,14 +41,6 @@ def site() -> Iterator[Site]:
     """The site under ASGI."""
     with override_settings(**SETTINGS), asgi_site() as site:
         yield site
-
-
-@pytest.fixture
-def alone(server) -> NetworkStorage:
-    """A storage with a pool of its own, and a big file."""
-    storage = private_storage(server, location=fresh_location(server))
-    storage.save("big.bin", ContentFile(content(BIG)))
-    return storage
 
 
 def test_whole_and_parts(site, alone):

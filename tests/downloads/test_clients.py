@@ -20,26 +20,12 @@ from netstorage import WebDAVStorage
 from netstorage.storage import NetworkStorage
 from tests.contract.helpers import private_storage
 from tests.contract.relay import Relay
-from tests.downloads.site import PATIENCE, Site, place, wait_until
-from tests.downloads.test_streaming import content
+from tests.downloads.site import BIG, PATIENCE, Site, content, place, wait_until
 from tests.endurance.faulty import Fault, FaultyLine, What, Where
-from tests.servers import fresh_location
 from tests.servers.scripted_http import MemoryDAV, Reply, Request, ScriptedHTTP, multistatus
 from tests.servers.scripted_http import response as resource
 
-BIG = 12 * 2**20
-"""More than what is fetched for a client that has stopped, and what the kernel buffers of it."""
 GONE = 50
-LONG_AGO = 1_500_000_000
-
-
-@pytest.fixture
-def alone(server) -> NetworkStorage:
-    """A storage with a pool of its own, and a big file."""
-    storage = private_storage(server, location=fresh_location(server), allow_overwrite=True)
-    storage.save("big.bin", ContentFile(content(BIG)))
-    os.utime(server.root / storage.location / "big.bin", (LONG_AGO, LONG_AGO))
-    return storage
 
 
 def sibling(server, storage, **options) -> NetworkStorage:

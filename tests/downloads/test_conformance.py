@@ -312,3 +312,16 @@ def test_head_tells_what_a_get_of_the_whole_would(site, ours, heading):
         assert {name: head.headers[name] for name in same} == {
             name: whole.headers[name] for name in same
         }, case
+
+
+def test_a_fresh_file_has_a_weak_tag_and_gives_no_part_by_it(site, server, alone):
+    """It may change again without its time showing it; that of a file of tomorrow, too."""
+    tomorrow = (datetime.now(timezone.utc) + DAY).timestamp()
+    os.utime(server.root / alone.location / "big.bin", (tomorrow, tomorrow))
+    url = place(alone) + "big.bin"
+    headers = site.ask(url, method="HEAD").headers
+    assert headers["ETag"].startswith('W/"')
+    for known in (headers["ETag"], headers["ETag"].removeprefix("W/"), headers["Last-Modified"]):
+        assert site.ask(url, {"Range": "bytes=5-9", "If-Range": known}).status == 200
+    assert site.ask(url, {"Range": "bytes=5-9"}).status == 206
+    assert site.ask(url, {"If-None-Match": headers["ETag"]}).status == 304

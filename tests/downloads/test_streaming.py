@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import random
-
 import pytest
 from django.core.files.base import ContentFile
 
 from netstorage.downloads.content import FIRST_WINDOW
 from tests.contract.helpers import private_storage
-from tests.downloads.site import Site, place
+from tests.downloads.site import Site, content, place
 from tests.endurance.faulty import FaultyLine
 from tests.servers import SERVERS, fresh_location, make_storage
 from tests.servers.base import Server
@@ -19,12 +16,6 @@ TELLS_APART = {"lighttpd"}
 """Servers that tell neither tag nor time with a file of a type that they do not know."""
 
 SIZES = (0, 1, FIRST_WINDOW - 1, FIRST_WINDOW, FIRST_WINDOW + 1, 300_000, 10_000_000)
-
-
-@functools.cache
-def content(size: int) -> bytes:
-    """Bytes of which no two stretches are alike."""
-    return random.Random(size).randbytes(size)
 
 
 @pytest.fixture(scope="session", params=list(SERVERS))

@@ -14,12 +14,10 @@ import pytest
 from django.core.files.base import ContentFile
 
 from tests.contract.helpers import private_storage
-from tests.downloads.site import PATIENCE, Site, wait_until
-from tests.downloads.test_streaming import content
+from tests.downloads.site import BIG, PATIENCE, Site, content, wait_until
 from tests.servers import fresh_location
 from tests.servers.base import free_port
 
-BIG = 12 * 2**20
 GONE = 20
 
 
