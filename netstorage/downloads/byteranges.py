@@ -15,10 +15,11 @@ def parse(header: str, size: int) -> list[tuple[int, int]] | None:
 
     Returns:
         None if the header is to be ignored: it is malformed, speaks of another unit, or wants more
-        than the file. An empty list if it can be understood, but no byte of the file is in it.
+        than the file, or there is nothing in the file. An empty list if it can be understood, but
+        no byte of the file is in it.
     """
     matches = _matches(header)
-    if matches is None:
+    if matches is None or not size:
         return None
     ranges = []
     for first, last, suffix in matches:

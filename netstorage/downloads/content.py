@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -69,6 +70,12 @@ class Content:
         end = start + FIRST_WINDOW if stop is None else min(start + FIRST_WINDOW, stop)
         future = _slots(self._storage.pool).submit(self._fetch, start, end)
         self._begun = start, future.result()
+        first = cast("Stat", self.stat)
+        if first.mtime is None and first.etag is None:
+            # lighttpd tells neither with files of types that it does not know, nor others with 416.
+            told = self._storage._stat(self._name)
+            self._check(told)
+            self.stat = told if told.size is not None else replace(told, size=first.size)
 
     def stream(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Give the bytes of ``parts``, one window after the other; then close."""

@@ -183,8 +183,8 @@ def _body(
     if ranges is None:
         status, parts, length = 200, [(0, size)], size
     elif not ranges:
-        response = HttpResponse(status=416)
-        return _described(response, {**headers, "Content-Range": f"bytes */{size}"})
+        unsatisfied = {"Accept-Ranges": "bytes", "Content-Range": f"bytes */{size}"}
+        return _described(HttpResponse(status=416), unsatisfied)
     elif len(ranges) == 1:
         [(start, stop)] = parts = [*ranges]
         headers["Content-Range"] = _content_range(start, stop, size)

@@ -1,4 +1,4 @@
-"""What docs/servers.md tells of a server: tests compare it with what they see, or write it."""
+"""Tables of the documentation: tests compare them with what they see, or write them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tests.servers.base import Server
 
-PAGE = Path(__file__).parents[2] / "docs" / "servers.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "servers.md"
 WRITE = os.environ.get("NETSTORAGE_SERVERS_PAGE") == "write"
 
 SECTIONS = {
@@ -34,39 +35,48 @@ SAME = {
 }
 """Servers that do what another does, and have no table of their own."""
 
-_ROW = re.compile(r"^\| (?P<question>.+?) \| (?P<answer>.+) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| (?P<question>.+?) \| (?P<answer>.+) \|$(?!\n\|-)", re.MULTILINE)
+_HEAD = re.compile(r"^\|(-+\|)+$", re.MULTILINE)
 
 
 def check(server: Server, question: str, answer: str) -> None:
     """Compare what a test saw with the page; with NETSTORAGE_SERVERS_PAGE=write, write it there."""
     if WRITE and server.name not in SAME:
-        _write(server.name, question, answer)
+        write(PAGE, SECTIONS[server.name], question, answer)
     assert told(server.name).get(question) == answer
 
 
 def told(name: str) -> dict[str, str]:
     """The answers in a server's table, by their questions."""
-    text = PAGE.read_text()
-    return dict(_ROW.findall(text, *_section(text, name)))
+    return rows(PAGE, SECTIONS[SAME.get(name, name)])
 
 
-def _section(text: str, name: str) -> tuple[int, int]:
-    """Where a server's part of the page begins and ends."""
-    start = text.index(f"\n### {SECTIONS[SAME.get(name, name)]}\n") + 1
-    end = re.compile(r"^##", re.MULTILINE).search(text, start + 3)
-    return start, end.start() if end else len(text)
+def rows(page: Path, heading: str) -> dict[str, str]:
+    """The table under a heading: the first column, and the others as they stand."""
+    text = page.read_text()
+    return dict(_ROW.findall(text, *_section(text, heading)))
 
 
-def _write(name: str, question: str, answer: str) -> None:
-    text = PAGE.read_text()
-    start, stop = _section(text, name)
+def write(page: Path, heading: str, question: str, answer: str) -> None:
+    """Put a row into the table under a heading, in its old one's place or at the end."""
+    text = page.read_text()
+    start, stop = _section(text, heading)
     row = f"| {question} | {answer} |"
-    rows = list(_ROW.finditer(text, start, stop))
-    for match in rows:
+    found = list(_ROW.finditer(text, start, stop))
+    for match in found:
         if match["question"] == question:
             text = text[: match.start()] + row + text[match.end() :]
             break
     else:
-        end = rows[-1].end() if rows else text.index("|---|---|", start, stop) + len("|---|---|")
+        head = _HEAD.search(text, start, stop)
+        assert head is not None, f"no table under {heading}"
+        end = found[-1].end() if found else head.end()
         text = f"{text[:end]}\n{row}{text[end:]}"
-    PAGE.write_text(text)
+    page.write_text(text)
+
+
+def _section(text: str, heading: str) -> tuple[int, int]:
+    """Where what is under a heading begins and ends."""
+    start = text.index(f"\n### {heading}\n") + 1
+    end = re.compile(r"^##", re.MULTILINE).search(text, start + 3)
+    return start, end.start() if end else len(text)

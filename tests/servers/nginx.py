@@ -131,6 +131,19 @@ class NginxPlain(Nginx):
         super().__init__(dav_ext=False)
 
 
+class NginxStatic(_Nginx):
+    """nginx on 127.0.0.1 that gives the files below `root` to everybody, as its defaults are."""
+
+    name = "nginx-static"
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return missing(NGINX, "ps")
+
+    def location(self) -> list[str]:
+        return [f"root {self.folder}/www;", "types { text/plain txt; }"]
+
+
 class NginxProxy(_Nginx):
     """nginx on 127.0.0.1 in front of another WebDAV server, which has no files of its own.
 
