@@ -17,6 +17,8 @@ from tests.servers.base import Server
 CHUNK = 2**16
 SLOW = 0.001
 """Seconds between two pieces of what trickles."""
+SILENCE = 60.0
+"""Seconds after which nobody waits on a silent line any more."""
 
 
 class Where(enum.Enum):
@@ -61,12 +63,17 @@ class _Connection:
         self.slow = False
 
     def wait(self) -> None:
-        """Wait until the client has gone, or both were ended, and read nothing."""
+        """Wait until the client has gone, or both were ended, and read nothing.
+
+        A client that goes while it has more to send than fits into the line is never seen to go:
+        its end of the stream stands behind what nobody reads.
+        """
         poll = select.poll()
         with contextlib.suppress(ValueError):  # closed meanwhile
             poll.register(self.ends[0], select.POLLRDHUP)
-        # Not for ever: once it was closed, its number may be another's.
-        while not self.gone.is_set() and not poll.poll(50):
+        deadline = time.monotonic() + SILENCE
+        # In pieces: once it was closed, its number may be another's.
+        while not self.gone.is_set() and time.monotonic() < deadline and not poll.poll(50):
             pass
 
     def end(self, *, reset: bool = False) -> None:
