@@ -88,11 +88,6 @@ def test_the_name_is_told_and_nothing_else(shelf, name):
         assert unquote(encoded[1]) == name
 
 
-def test_a_backslash_is_told_as_one(site, shelf):
-    r"""RFC 9110, 5.6.4: in a quoted string it is ``\\``."""
-    assert shelf("back\\slash.txt")["Content-Disposition"] == r'inline; filename="back\\slash.txt"'
-
-
 @pytest.mark.parametrize("name", TYPES)
 def test_only_what_cannot_act_is_shown(shelf, name):
     headers = shelf(name)
