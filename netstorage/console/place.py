@@ -58,17 +58,26 @@ class Place:
             yield from (self / name).walk()
 
 
+def known_alias(text: str) -> str:
+    """Read the name of a storage of STORAGES; for argparse.
+
+    Raises:
+        ArgumentTypeError: There is none of that name.
+    """
+    if text not in settings.STORAGES:
+        near = difflib.get_close_matches(text, settings.STORAGES, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(settings.STORAGES)}."
+        raise ArgumentTypeError(f"STORAGES has no alias {text!r}; {hint}")
+    return text
+
+
 def storage_of(alias: str) -> Storage:
     """Return a storage of STORAGES.
 
     Raises:
         ArgumentTypeError: There is none of that name.
     """
-    if alias not in settings.STORAGES:
-        near = difflib.get_close_matches(alias, settings.STORAGES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(settings.STORAGES)}."
-        raise ArgumentTypeError(f"STORAGES has no alias {alias!r}; {hint}")
-    return storages[alias]
+    return storages[known_alias(alias)]
 
 
 def place(text: str) -> Place:

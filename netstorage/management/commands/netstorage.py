@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from netstorage.console.terminal import Terminal
 from netstorage.exceptions import NetStorageError
 
-SUBCOMMANDS = ("cleanup",)
+SUBCOMMANDS = ("check", "cleanup")
 """The modules of netstorage.console that are subcommands, in the order in which help shows them."""
 
 
