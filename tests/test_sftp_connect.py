@@ -165,7 +165,7 @@ def test_a_host_that_is_no_name(host):
 
 def test_a_port_where_nobody_listens():
     storage = SFTPStorage(host="127.0.0.1", port=free_port(), username="u", password="p")
-    refused(storage, match=r"refuses connections: .*is the option port right")
+    refused(storage, match=r"refuses connections\. .*is the option port right")
 
 
 def test_the_socket_sends_at_once(scripted):
@@ -849,7 +849,7 @@ def test_too_many_keys(agent, tmp_path):
         pytest.param(b"", True, "does not answer as an SSH server", id="closes"),
         pytest.param(b"SSH-2.0-Hi\r\n", True, "ended the connection", id="banner-and-closes"),
         pytest.param(
-            b"HTTP/1.1 400 Bad Request\r\n\r\n<html>\r\n", True, "check the options host and port",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n<html>\r\n", True, "Check the options host and port",
             id="http",
         ),
         pytest.param(b"220 FTP ready\r\n", True, "does not answer as an SSH server", id="ftp"),

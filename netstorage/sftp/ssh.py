@@ -71,11 +71,7 @@ class SFTPEndpoint:
             AuthenticationError: It refused the login.
             ConnectError: Anything else went wrong on the way.
         """
-        trusted = TrustedKeys()
-        if self.host_key:
-            trusted.add_pins(self.host_key)
-        if self.known_hosts:
-            trusted.add_known_hosts(self.known_hosts, self.host, self.port)
+        trusted = self._trusted()
         with ExitStack() as stack:
             # Before the server waits: callables may take their time.
             methods = self._methods(stack)
@@ -95,6 +91,14 @@ class SFTPEndpoint:
                     transport.close()
                 sock.close()
                 raise
+
+    def _trusted(self) -> TrustedKeys:
+        trusted = TrustedKeys()
+        if self.host_key:
+            trusted.add_pins(self.host_key)
+        if self.known_hosts:
+            trusted.add_known_hosts(self.known_hosts, self.host, self.port)
+        return trusted
 
     def _dial(self, deadline: _Deadline) -> Socket:
         """Connect to the first address that answers, IPv6 or IPv4; they share the time."""
@@ -129,7 +133,7 @@ class SFTPEndpoint:
             raise deadline.exceeded("it did not accept a connection") from failure
         if isinstance(failure, ConnectionRefusedError):
             raise ConnectError(
-                f"{self} refuses connections: is the SSH server running, is the option port right?"
+                f"{self} refuses connections. Is the SSH server running, is the option port right?"
             ) from failure
         raise ConnectError(f"{self} cannot be reached: {failure}") from failure
 
@@ -304,7 +308,7 @@ class SFTPEndpoint:
                 if deadline.left() <= MOMENT:
                     raise deadline.exceeded("it sent no SSH banner") from error
                 raise ConnectError(
-                    f"{self} does not answer as an SSH server: check the options host and port"
+                    f"{self} does not answer as an SSH server. Check the options host and port."
                 ) from error
             if deadline.left() <= MOMENT:
                 raise deadline.exceeded("it fell silent") from error

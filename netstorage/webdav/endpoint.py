@@ -118,8 +118,8 @@ class WebDAVEndpoint:
             raise
         except FileNotFoundError as error:
             raise ConnectError(
-                f"{self} does not exist on the server (404): make that folder, or correct the "
-                "option url"
+                f"{self} does not exist on the server (404). Make that folder, or correct the "
+                "option url."
             ) from error
         except PermissionError as error:
             raise AuthenticationError(
@@ -127,7 +127,7 @@ class WebDAVEndpoint:
                 "username and password."
             ) from error
         except NotADirectoryError as error:
-            raise ConnectError(f"{self} is a file: set the option url to a folder") from error
+            raise ConnectError(f"{self} is a file. Set the option url to a folder.") from error
         except TimeoutError as error:
             raise ConnectError(error.strerror) from error
         except ConnectionError as error:
@@ -150,7 +150,7 @@ class WebDAVEndpoint:
                 return ConnectError(f"{self}: TLS failed: {_tls_failure(chain)}")
             if isinstance(chain, ConnectionRefusedError):
                 return ConnectError(
-                    f"{self} refuses connections: is the server running, is the option url right?"
+                    f"{self} refuses connections. Is the server running, is the option url right?"
                 )
             chain = chain.__cause__ or chain.__context__
         why = str(cause or error)[:200].rstrip(".")
