@@ -185,7 +185,7 @@ class _Place:
             return {
                 **sample,
                 "cpu": (app.cpu() - cpu) / size * 1024,
-                "memory": app.memory("VmHWM") - idle,
+                "memory": max(0, app.memory("VmHWM") - idle),
             }
 
     def crowd(
