@@ -287,10 +287,13 @@ def test_a_site_gives_files_away_in_each_way(name):
         with appservers.serving(name, **site) as app:
             idle, cpu = app.begin()
             app.ask("look")
-            ways = ["local/up-1", "view/down-1", "open/down-1"]
-            for path in [*ways, *["django-storages/down-1"] * bool(find_spec("storages"))]:
-                sample = browsers.fetch(app.port, path, count=2)
-                assert sample["rate"] * sample["wall"] == pytest.approx(2)
+            ways = {"local/up-1": 2, "view/down-1": 2, "open/down-1": 2}
+            if find_spec("storages"):
+                # Two threads that share its client hang.
+                ways["django-storages/down-1"] = 1
+            for path, count in ways.items():
+                sample = browsers.fetch(app.port, path, count=count)
+                assert sample["rate"] * sample["wall"] == pytest.approx(count)
             assert len(app.ask("looked")["took"]) > 0
             assert app.memory("VmHWM") >= idle > 0
             assert app.cpu() >= cpu > 0
