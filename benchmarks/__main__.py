@@ -13,6 +13,7 @@ from .tables import (
     Run,
     bounds,
     collectstatic,
+    downloads,
     large,
     latency,
     lazy,
@@ -34,6 +35,7 @@ TABLES: dict[str, Callable[[Run], list[Table]]] = {
     "many": many.tables,
     "overhead": overhead.tables,
     "collectstatic": collectstatic.tables,
+    "downloads": downloads.tables,
 }
 
 

@@ -18,7 +18,7 @@ from .measure import Measured, median, ratios
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     "django-netstorage", "Django", "paramiko", "django-storages", "fsspec", "sshfs", "asyncssh",
-    "webdav4", "httpx", "webdavclient3", "requests",
+    "webdav4", "httpx", "webdavclient3", "requests", "gunicorn", "uvicorn",
 )  # fmt: skip
 PROGRAMS = (
     ("ssh", "-V"), ("rclone", "version"), ("lftp", "--version"), ("curl", "--version"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import child, peers, plots, report, servers, tools
+from benchmarks import appservers, browsers, child, peers, plots, report, servers, tools
 from benchmarks.measure import Case, Measured, cpu_seconds, interleaved
 from benchmarks.proxy import Proxy
 from benchmarks.report import Column, Report, Table
@@ -272,6 +273,48 @@ def test_a_tool_copies(label):
         [case] = transfers.cases([label], target, scratch, 1)
         [result] = interleaved([case], 1)
         assert result.missing.startswith("absent: ") or result.values["up_cpu"][0] > 0, result
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, text in appservers.COMMANDS.items() if find_spec(text.split()[0])]
+)
+def test_a_site_gives_files_away_in_each_way(name):
+    """Whole, or the fetching fails; what was looked at meanwhile is told once."""
+    skip_without(Sshd)
+    with servers.sshd() as target, servers.scratch() as scratch:
+        transfers.prepare(target, scratch, [1])
+        site = {"storage": "SFTPStorage", "options": target.options, "folder": str(scratch)}
+        with appservers.serving(name, **site) as app:
+            idle, cpu = app.begin()
+            app.ask("look")
+            ways = {"local/up-1": 2, "view/down-1": 2, "open/down-1": 2}
+            if find_spec("storages"):
+                # Two threads that share its client hang.
+                ways["django-storages/down-1"] = 1
+            for path, count in ways.items():
+                sample = browsers.fetch(app.port, path, count=count)
+                assert sample["rate"] * sample["wall"] == pytest.approx(count)
+            assert len(app.ask("looked")["took"]) > 0
+            assert app.memory("VmHWM") >= idle > 0
+            assert app.cpu() >= cpu > 0
+            with pytest.raises(OSError, match=r"no file: b'HTTP/1\.[01] 404"):
+                browsers.fetch(app.port, "view/no-such-file")
+
+
+def test_a_slow_client_takes_no_more_than_its_rate_and_goes_away():
+    rate, seconds = 2**20, 0.3
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            with listener.accept()[0] as connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
+                connection.sendall(bytes(99999999))
+
+        server = threading.Thread(target=answer)
+        server.start()
+        sample = browsers.fetch(listener.getsockname()[1], "", rate=rate, seconds=seconds)
+        server.join()
+    assert 0 < sample["rate"] * sample["wall"] * 2**20 <= rate * sample["wall"] + 2**16
 
 
 def test_the_command_measures_a_table_and_writes_it(tmp_path):
