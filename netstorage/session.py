@@ -136,8 +136,8 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def rename(self, source: str, target: str) -> None:
-        """Give the file ``source`` the name ``target``, or raise FileExistsError."""
+    def rename(self, source: str, target: str, *, is_dir: bool = False) -> None:
+        """Give ``source``, a file or a directory, the name ``target``, or raise FileExistsError."""
 
     @abstractmethod
     def replace(self, source: str, target: str) -> None:

@@ -1,4 +1,4 @@
-"""``check ALIAS``: go the whole way to a storage, and tell at each step what was found."""
+"""``check ALIAS``: the whole way to a storage, step by step."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .terminal import Terminal
 from .way import Way
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def check_arguments(parser: ArgumentParser) -> None:
     """Tell what may follow the subcommand's name."""
     parser.add_argument("alias", metavar="ALIAS", type=known_alias, help="a storage of STORAGES")
     parser.add_argument("--json", action="store_true", help="a list of objects, for programs")
 
 
-def run(options: dict[str, Any], terminal: Terminal) -> int:
-    """Check a storage, and tell by the status whether all is well."""
+def check(options: dict[str, Any], terminal: Terminal) -> int:
+    """Go the whole way to a storage, and tell at each step what was found."""
     found: list[Finding] = []
-    with closing(check(options["alias"])) as findings:
+    with closing(look_at(options["alias"])) as findings:
         if options["json"]:
             found += findings
             terminal.line(json.dumps([asdict(each) for each in found], indent=2))
@@ -46,7 +46,7 @@ def _kept(findings: Iterator[Finding], found: list[Finding]) -> Iterator[Finding
         yield finding
 
 
-def check(alias: str) -> Generator[Finding, None, None]:
+def look_at(alias: str) -> Generator[Finding, None, None]:
     """Look at a storage of STORAGES step by step.
 
     What it makes on the server has hidden names, and is removed however the check ends; on storages

@@ -1,4 +1,4 @@
-"""``cleanup ALIAS[:PATH]``: remove what killed uploads left behind."""
+"""``cleanup ALIAS:[PATH]``: what killed uploads left behind."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ..leftovers import DAY, find_leftovers, remove_leftovers
+from ..leftovers import DAY, _remove, find_leftovers
 from ..storage import NetworkStorage
 from .place import Place, place
-from .terminal import Terminal
+from .terminal import Failures, Terminal
 
 UNITS = {"h": timedelta(hours=1), "d": DAY, "w": 7 * DAY}
 
@@ -25,7 +25,7 @@ def age(text: str) -> timedelta:
     return int(match[1]) * UNITS[match[2]]
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def cleanup_arguments(parser: ArgumentParser) -> None:
     """Tell what may follow the subcommand's name."""
     parser.add_argument("place", metavar="ALIAS:[PATH]", type=place, help="where to begin")
     parser.add_argument(
@@ -34,18 +34,30 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only show what would be removed")
 
 
-def run(options: dict[str, Any], terminal: Terminal) -> int:
-    """Remove leftovers, and say which."""
+def cleanup(options: dict[str, Any], terminal: Terminal) -> int:
+    """Remove what killed uploads left behind."""
     where: Place = options["place"]
     if not isinstance(where.storage, NetworkStorage):
         raise CommandError(f"{where.alias} is no SFTP or WebDAV storage: there are no leftovers.")
-    clean = find_leftovers if options["dry_run"] else remove_leftovers
+    dry_run, failed, count = options["dry_run"], Failures("removed"), 0
     try:
-        found = list(clean(where.storage, older_than=options["older_than"], path=where.path))
+        for leftover in find_leftovers(
+            where.storage, older_than=options["older_than"], path=where.path
+        ):
+            name = f"{where.alias}:{leftover.name}"
+            try:
+                if not dry_run:
+                    _remove(where.storage, leftover.name, is_dir=leftover.is_dir)
+            except FileNotFoundError:
+                continue  # somebody else was faster
+            except OSError as error:
+                failed.add(name, error)
+                continue
+            count += 1
+            terminal.line(f"{name}  {leftover.age // timedelta(hours=1)} h old")
     except ValueError as error:
         raise CommandError(str(error)) from error
-    for leftover in found:
-        terminal.line(f"{where.alias}:{leftover.name}  {leftover.age // timedelta(hours=1)} h old")
-    verb = "would be removed" if options["dry_run"] else "removed"
-    terminal.line(f"{len(found)} leftover{'s' * (len(found) != 1)} {verb}")
+    verb = "would be removed" if dry_run else "removed"
+    terminal.line(f"{count} leftover{'s' * (count != 1)} {verb}")
+    failed.end()
     return 0

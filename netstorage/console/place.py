@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import posixpath
+import secrets
+import tempfile
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from django.conf import settings
-from django.core.files.storage import Storage, storages
+from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
+from django.core.files.base import ContentFile, File
+from django.core.files.storage import FileSystemStorage, Storage, storages
 
-from ..storage import NetworkStorage
+from ..session import Entry, Session, Stat, is_entry
+from ..storage import TEMPORARY, NetworkStorage, is_temporary
+from .content import Content
+
+Key = tuple[int, tuple[str, ...]]
+
+
+class Taken(FileExistsError):
+    """The name is another's, and may not be overwritten."""
+
+    def __init__(self, side: Side) -> None:
+        message = "is there already; --force replaces it"
+        if side.is_dir():
+            message = "is there already, and is a directory"
+        super().__init__(errno.EEXIST, message, str(side))
 
 
 @dataclass(frozen=True)
@@ -22,11 +45,13 @@ class Place:
         alias: The storage's name in STORAGES.
         storage: The storage: ours, or any other.
         path: The name in it; "" is its root.
+        slash: Whether it was written with a slash at the end, as a directory.
     """
 
     alias: str
     storage: Storage
     path: str
+    slash: bool = False
 
     def __str__(self) -> str:
         """Return it as it is written."""
@@ -34,28 +59,285 @@ class Place:
 
     def __truediv__(self, name: str) -> Place:
         """Return what has that name in this directory."""
-        return replace(self, path=posixpath.join(self.path, name))
+        return replace(self, path=posixpath.join(self.path, _plain(name)), slash=False)
 
-    def is_dir(self) -> bool:
-        """Tell whether it is a directory."""
+    @property
+    def name(self) -> str:
+        """The last part of the path; the root has none."""
+        return posixpath.basename(self.path)
+
+    def key(self) -> Key:
+        """Return what is equal for one file, however its place is written, as far as is known."""
+        if isinstance(self.storage, NetworkStorage):
+            return id(self.storage.pool), _parts(self.storage._path(self.path))
+        if isinstance(self.storage, FileSystemStorage):
+            return 0, _parts(os.path.realpath(self.storage.path(self.path)))
+        return id(self.storage), _parts(self.path)
+
+    # Looking
+
+    def exists(self) -> bool:
+        """Tell whether something lies there."""
+        if not self.path or self.storage.exists(self.path):
+            return True
+        # An object store's directory is no name of its own.
+        return not isinstance(self.storage, (NetworkStorage, FileSystemStorage)) and self.is_dir()
+
+    def is_dir(self, *, follow: bool = True) -> bool:
+        """Tell whether it is a directory, or a link to one if those are followed."""
+        if not self.path:
+            return True
         if isinstance(self.storage, NetworkStorage):
             try:
-                return self.storage._stat(self.path).is_dir
+                return self.storage._stat(self.path, follow=follow).is_dir
             except (FileNotFoundError, NotADirectoryError):
                 return False
         try:
             directories, files = self.storage.listdir(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        except (FileNotFoundError, NotADirectoryError, FileExistsError):
+            return False  # the last is InMemoryStorage's word for a file
+        if directories or files:
+            return follow or not self._is_link()
         # Storages without directories, such as S3, list any name as an empty one.
-        return bool(directories or files or not self.path) or self.storage.exists(self.path)
+        if not self.storage.exists(self.path):
+            return False
+        try:
+            self.storage.open(self.path).close()
+        except IsADirectoryError:
+            return follow or not self._is_link()
+        return False
 
-    def walk(self) -> Iterator[tuple[Place, list[str], list[str]]]:
-        """Give this directory and each below with the names of its directories and files."""
-        directories, files = (sorted(names) for names in self.storage.listdir(self.path))
-        yield self, directories, files
-        for name in directories:
-            yield from (self / name).walk()
+    def _is_link(self) -> bool:
+        storage = self.storage
+        return isinstance(storage, FileSystemStorage) and Path(storage.path(self.path)).is_symlink()
+
+    def entries(self) -> list[Entry]:
+        """Tell what lies in this directory, sorted.
+
+        Raises:
+            SuspiciousFileOperation: The listing has a name that would lead elsewhere.
+        """
+        path = self.path
+        if isinstance(self.storage, NetworkStorage):
+            where = self.storage._path(path)
+            found = self.storage._run(path, lambda session: list(session.listdir(where)))
+            entries = [entry for entry in found if not is_temporary(entry.name)]
+        else:
+            directories, files = self.storage.listdir(path)
+            entries = [Entry(name, True, (self / name)._is_link()) for name in directories if name]
+            entries += [Entry(_plain(name), False) for name in files if name]
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def stat(self) -> Stat:
+        """Tell what the storage tells of a file."""
+        storage, path = self.storage, self.path
+        if isinstance(storage, NetworkStorage):
+            return storage._stat(path)
+        mtime = None
+        with suppress(NotImplementedError):
+            mtime = storage.get_modified_time(path).timestamp()
+        return Stat(size=storage.size(path), mtime=mtime)
+
+    # Files
+
+    def open(self) -> File[Any]:
+        """Open a file for reading."""
+        return self.storage.open(self.path, "rb")
+
+    def write(self, content: Content, *, force: bool, mtime: float | None = None) -> None:
+        """Make a file that gets its name when it is whole; only with ``force`` it may be another's.
+
+        Storages that are neither ours nor Django's own on disk can rename nothing: there the name
+        is looked at just before, and what is replaced is removed first.
+        """
+        storage = self.storage
+        if not self.path:
+            raise IsADirectoryError(errno.EISDIR, "is the root of the storage", str(self))
+        ours = isinstance(storage, NetworkStorage)
+        # Ours look before they send; what must be fetched first shall not be fetched in vain.
+        if not force and not (ours and content.is_local) and self.exists():
+            raise Taken(self)
+        if isinstance(storage, NetworkStorage):
+            storage._refuse_read_only(self.path)
+            with content.source(storage._spool) as (source, size):
+                try:
+                    storage._store(self.path, source, size, overwrite=force, rename=False)
+                except FileExistsError:
+                    if force or not self.exists():
+                        raise
+                    raise Taken(self) from None
+        elif isinstance(storage, FileSystemStorage):
+            hidden = posixpath.join(posixpath.dirname(self.path), _hidden())
+            temporary = Path(storage.path(hidden))
+            with _named(temporary, storage.path(self.path), self, force=force):
+                storage.save(hidden, content)  # type: ignore[arg-type] # has chunks(): will do
+        else:
+            with tempfile.TemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR) as spool:
+                for chunk in content.chunks():
+                    spool.write(chunk)
+                spool.seek(0)
+                if force and storage.get_available_name(self.path) != self.path:
+                    storage.delete(self.path)
+                saved = storage.save(self.path, File(spool, self.name))
+            if posixpath.normpath(saved) != self.path:
+                storage.delete(saved)
+                raise Taken(self)
+
+    def make_dir(self) -> None:
+        """Make the directory, where the storage has such: the Storage API can by a file in it."""
+        self.storage.delete(self.storage.save((self / _hidden()).path, ContentFile(b"")))
+
+    def delete(self) -> None:
+        """Remove a file, a symbolic link, or an empty directory."""
+        if self._is_link():
+            # FileSystemStorage takes one to a directory for a directory.
+            Path(self.storage.path(self.path)).unlink()
+        else:
+            self.storage.delete(self.path)
+
+    def rename(self, target: Place, *, force: bool) -> None:
+        """Give it another name in the same storage, which is one of ours."""
+        storage = self.storage
+        assert isinstance(storage, NetworkStorage)  # noqa: S101 - for the type checker
+        storage._refuse_read_only(self.path)
+        is_dir = self.is_dir(follow=False)
+        here, there = storage._path(self.path), storage._path(target.path)
+
+        def move(session: Session) -> None:
+            if force and not is_dir:
+                session.replace(here, there)
+            else:
+                session.rename(here, there, is_dir=is_dir)
+
+        # As with save(), a directory that is missing is made. Apache would answer 500.
+        parent = replace(target, path=posixpath.dirname(target.path))
+        if not parent.is_dir():
+            parent.make_dir()
+        try:
+            storage._run(target.path, move, repeat=False)
+        except FileExistsError:
+            if not target.exists():
+                raise
+            raise Taken(target) from None
+
+
+@dataclass(frozen=True)
+class Local:
+    """A file or directory on this machine, or where one may come to be.
+
+    Attributes:
+        path: Its path.
+        slash: Whether it was written with a slash at the end, as a directory.
+        top: The directory that what lies below it must not leave by a symbolic link.
+    """
+
+    path: Path
+    slash: bool = False
+    top: Path | None = None
+
+    def __str__(self) -> str:
+        """Return the path."""
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Local:
+        """Return what has that name in this directory."""
+        if Path(name).name != name:  # on Windows more than a slash leads elsewhere
+            raise SuspiciousFileOperation(f"the name {name!r} leads elsewhere")
+        return Local(self.path / _plain(name), top=self.top or self.path)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path; ``.`` and ``..`` have none."""
+        return self.path.name if self.path.name != ".." else ""
+
+    def key(self) -> Key:
+        """Return what is equal for one file; see there."""
+        return 0, _parts(os.path.realpath(self.path))
+
+    def exists(self) -> bool:
+        """Tell whether something lies there, be it a link to nowhere."""
+        return os.path.lexists(self.path)
+
+    def is_dir(self, *, follow: bool = True) -> bool:
+        """Tell whether it is a directory, or a link to one if those are followed."""
+        return self.path.is_dir() and (follow or not self.path.is_symlink())
+
+    def entries(self) -> list[Entry]:
+        """Tell what lies in this directory, sorted."""
+        with os.scandir(self.path) as found:
+            entries = [Entry(x.name, x.is_dir(), x.is_symlink()) for x in found]
+        return sorted(
+            (entry for entry in entries if not is_temporary(entry.name)), key=lambda x: x.name
+        )
+
+    def stat(self) -> Stat:
+        """Tell what the system tells of a file."""
+        if not self.path.is_file() and self.path.exists():
+            # Opening a pipe or a device may wait for ever.
+            raise OSError(errno.EINVAL, "is no regular file", str(self))
+        stat = self.path.stat()
+        return Stat(size=stat.st_size, mtime=stat.st_mtime)
+
+    def open(self) -> File[Any]:
+        """Open a file for reading."""
+        return File(self.path.open("rb"))
+
+    def write(self, content: Content, *, force: bool, mtime: float | None = None) -> None:
+        """Make a file that gets its name when it is whole; only with ``force`` it may be another's.
+
+        Args:
+            content: What is written.
+            force: Whether it replaces a file.
+            mtime: When it was modified last, where that is known.
+        """
+        if not force and self.exists():
+            raise Taken(self)
+        self._make_dirs(self.path.parent)
+        temporary = self.path.parent / _hidden()
+        with _named(temporary, self.path, self, force=force):
+            with temporary.open("xb") as file:
+                for chunk in content.chunks():
+                    file.write(chunk)
+            if mtime is not None:
+                os.utime(temporary, (mtime, mtime))
+
+    def make_dir(self) -> None:
+        """Make the directory."""
+        self._make_dirs(self.path)
+
+    def _make_dirs(self, path: Path) -> None:
+        for each in (path, *path.parents) if self.top else ():
+            if each == self.top:
+                break
+            if each.is_symlink():
+                raise OSError(errno.ELOOP, "is a symbolic link; it may lead elsewhere", str(each))
+        path.mkdir(parents=True, exist_ok=True)
+
+
+Side = Place | Local
+
+
+@contextmanager
+def _named(temporary: Path, path: str | Path, side: Side, *, force: bool) -> Iterator[None]:
+    """Give what the block writes as ``temporary`` its name, which is ``path``."""
+    try:
+        yield
+        if force:
+            temporary.replace(path)
+            return
+        try:
+            # Of all that gives a file a name, only this refuses one that is taken.
+            os.link(temporary, path)
+        except FileExistsError:
+            raise Taken(side) from None
+        except OSError:
+            # A disk without hard links: a look just before is all there is.
+            if side.exists():
+                raise Taken(side) from None
+            temporary.rename(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def known_alias(text: str) -> str:
@@ -75,18 +357,43 @@ def storage_of(alias: str) -> Storage:
     """Return a storage of STORAGES.
 
     Raises:
-        ArgumentTypeError: There is none of that name.
+        ArgumentTypeError: There is none of that name, or its settings are of no use.
     """
-    return storages[known_alias(alias)]
+    try:
+        return storages[known_alias(alias)]
+    except ImproperlyConfigured as error:
+        raise ArgumentTypeError(f"STORAGES[{alias!r}]: {error}") from error
 
 
 def place(text: str) -> Place:
     """Read ``alias:path``; for argparse.
 
     Raises:
-        ArgumentTypeError: It is not written so, or there is no such alias.
+        ArgumentTypeError: It is not written so, there is no such alias, or the path leaves it.
     """
     alias, colon, path = text.partition(":")
     if not colon:
         raise ArgumentTypeError(f"{text!r} is not of the form alias:path")
-    return Place(alias, storage_of(alias), path.strip("/"))
+    clean = posixpath.normpath(path.strip("/") or ".")
+    if clean == ".." or clean.startswith("../"):
+        raise ArgumentTypeError(f"{text!r} leads out of the storage")
+    return Place(alias, storage_of(alias), "" if clean == "." else clean, path.endswith("/"))
+
+
+def local(text: str) -> Local | None:
+    """Read a path on this machine; ``-`` is None, for standard input or output. For argparse."""
+    return None if text == "-" else Local(Path(text), text.endswith(os.sep))
+
+
+def _plain(name: str) -> str:
+    if not is_entry(name):
+        raise SuspiciousFileOperation(f"the name {name!r} leads elsewhere")
+    return name
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part)
+
+
+def _hidden() -> str:
+    return TEMPORARY + secrets.token_hex(16)

@@ -62,11 +62,11 @@ class ConfinedSession(SFTPSession):
         self._require_inside(path, follow=False)
         super().write(path, source, size, mode, directory_mode)
 
-    def rename(self, source: str, target: str) -> None:
+    def rename(self, source: str, target: str, *, is_dir: bool = False) -> None:
         """Rename within the root, without replacing."""
         self._require_inside(target, follow=False)
         self._require_beside(source, target)
-        super().rename(source, target)
+        super().rename(source, target, is_dir=is_dir)
 
     def replace(self, source: str, target: str) -> None:
         """Rename within the root, over what is there, unless that is a link that leads out.

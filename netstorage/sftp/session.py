@@ -292,7 +292,7 @@ class SFTPSession(Session):
 
     # Naming
 
-    def rename(self, source: str, target: str) -> None:
+    def rename(self, source: str, target: str, *, is_dir: bool = False) -> None:
         """Rename without replacing.
 
         RENAME refuses an existing target on servers that keep to the draft (6.5); on others, and on
@@ -301,7 +301,8 @@ class SFTPSession(Session):
         """
         if not self._renames_safely:
             self._require_plain(target)
-            if self._link(source, target):
+            # No server makes a hard link to a directory.
+            if not is_dir and self._link(source, target):
                 return
             if self._verdicts.look(target, follow=False) is not None:
                 raise FileExistsError(errno.EEXIST, "the name is taken", target)

@@ -35,15 +35,15 @@ class Moving:
         self._habits = habits
         self._bases = _possible_destinations(http.url, called)
 
-    def move(self, source: str, target: str, *, overwrite: bool) -> None:
-        """MOVE a file.
+    def move(self, source: str, target: str, *, overwrite: bool, is_dir: bool = False) -> None:
+        """MOVE a file, or a collection: its URLs end with a slash, or Apache sends us there.
 
         Raises:
             FileExistsError: The name is taken, and is not to be overwritten.
             IsADirectoryError: It is to be overwritten, and is a collection's; see
                 Habits.move_spares.
         """
-        refused = self.attempt(source, target, overwrite=overwrite)
+        refused = self.attempt(source, target, overwrite=overwrite, is_dir=is_dir)
         if refused is None:
             return
         if overwrite:
@@ -54,14 +54,16 @@ class Moving:
         self._habits().destination = None
         raise self._http.refusal(refused, target)
 
-    def attempt(self, source: str, target: str, *, overwrite: bool) -> httpx.Response | None:
-        """MOVE a file, and return the answer that refused it; None if it was moved."""
+    def attempt(
+        self, source: str, target: str, *, overwrite: bool, is_dir: bool = False
+    ) -> httpx.Response | None:
+        """MOVE it, and return the answer that refused it; None if it was moved."""
         refused: httpx.Response | None = None
         known = self._habits().destination
         for base in self._bases if known is None else [known]:
-            destination = base + quote_path(target)
+            destination = base + quote_path(target) + "/" * is_dir
             headers = {"Destination": destination, "Overwrite": "T" if overwrite else "F"}
-            response = self._http.request("MOVE", source, headers)
+            response = self._http.request("MOVE", source, headers, slash=is_dir)
             if response.status_code in DONE:
                 # What a server understands it will understand again.
                 self._habits().destination = base

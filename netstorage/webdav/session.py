@@ -271,10 +271,10 @@ class WebDAVSession(Session):
 
     # Naming
 
-    def rename(self, source: str, target: str) -> None:
+    def rename(self, source: str, target: str, *, is_dir: bool = False) -> None:
         """MOVE without overwriting: one request."""
         self._require_good_name(target)
-        self._moving.move(source, target, overwrite=False)
+        self._moving.move(source, target, overwrite=False, is_dir=is_dir)
 
     def replace(self, source: str, target: str) -> None:
         """MOVE over what is there: one request where the server keeps collections from that.

@@ -18,10 +18,12 @@ class Relay:
 
     Args:
         server: Where they go.
+        answers: Whether it is the server's bytes that are counted and stopped, not the clients'.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, answers: bool = False) -> None:
         self._server = server
+        self._answers = answers
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
@@ -39,7 +41,7 @@ class Relay:
         return self._server.options_through(self.port)
 
     def hold_after(self, count: int) -> None:
-        """Stop what clients send after another ``count`` bytes of it."""
+        """Stop what is sent after another ``count`` bytes of it."""
         self._held.clear()
         self._go.clear()
         with self._lock:
@@ -91,7 +93,8 @@ class Relay:
                     continue
                 with self._lock:
                     self._sockets += [client, server]
-                for source, target, gated in ((client, server, True), (server, client, False)):
+                for source, target in ((client, server), (server, client)):
+                    gated = (source is server) == self._answers
                     thread = threading.Thread(target=self._pass, args=(source, target, gated))
                     self._threads.append(thread)
                     thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from argparse import ArgumentParser
 from importlib import import_module
@@ -10,15 +11,30 @@ from typing import Any, TextIO, cast
 from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
 from django.core.management.base import BaseCommand, CommandError
 
-from netstorage.console.terminal import Terminal
+from netstorage.console.terminal import Terminal, told
 from netstorage.exceptions import NetStorageError
 
-SUBCOMMANDS = ("check", "cleanup")
-"""The modules of netstorage.console that are subcommands, in the order in which help shows them."""
+SUBCOMMANDS = {
+    "check": "check",
+    "ls": "looking",
+    "tree": "looking",
+    "du": "looking",
+    "cat": "moving",
+    "get": "moving",
+    "put": "moving",
+    "cp": "moving",
+    "mv": "moving",
+    "rm": "removing",
+    "cleanup": "cleanup",
+}
+"""In which module of netstorage.console each is, in the order in which help shows them."""
+
+PIPE_CLOSED = 128 + 13
+"""The status that shells give to a program that a closed pipe has ended."""
 
 
 class Command(BaseCommand):
-    """Calls the module of netstorage.console that a subcommand names."""
+    """Calls the function of netstorage.console that a subcommand names."""
 
     help = "Look at storages, and move files between them."
     # What is wrong with a storage is for `check` to tell.
@@ -27,21 +43,29 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Let each subcommand have its own."""
         subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True)
-        for name in SUBCOMMANDS:
-            module = import_module(f"netstorage.console.{name}")
-            summary = (module.__doc__ or "").partition(": ")[2].partition("\n")[0]
-            subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize())
-            module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
+        for name, where in SUBCOMMANDS.items():
+            module = import_module(f"netstorage.console.{where}")
+            run = getattr(module, name)
+            summary = run.__doc__.partition("\n")[0].removesuffix(".")
+            subparser = subparsers.add_parser(name, help=summary, description=summary)
+            getattr(module, f"{name}_arguments")(subparser)
+            subparser.set_defaults(run=run)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the subcommand; exit with its status, or with what went wrong in one line."""
+        # Where no logging is set up, Python would write what these say beside our own line.
+        for name in ("netstorage.pool", "paramiko"):
+            logging.getLogger(name).addHandler(logging.NullHandler())
         # Below Django's wrappers, which end each piece with a line break.
         terminal = Terminal(cast("TextIO", self.stdout._out), cast("TextIO", self.stderr._out))
         try:
             status: int = options["run"](options, terminal)
+            terminal.out.flush()
+        except BrokenPipeError:
+            # Who reads has seen enough, as `head` has.
+            sys.exit(PIPE_CLOSED)
         except (NetStorageError, OSError, ImproperlyConfigured, SuspiciousFileOperation) as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(told(error)) from error
         except KeyboardInterrupt:
             raise CommandError("Interrupted.", returncode=130) from None
         if status:

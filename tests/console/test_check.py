@@ -26,7 +26,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from netstorage import ConnectError
-from netstorage.console.check import check
+from netstorage.console.check import look_at
 from netstorage.console.findings import Finding, Step, lines, walk
 from netstorage.health import check_health
 from netstorage.sftp import frames
@@ -43,7 +43,7 @@ from tests.test_secrets import LOCKED, OTHER_PEM, forms
 
 FEW_SERVERS = True
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WRONG = "Wr0ng-Pa55word"
 SFTP = ["settings", "name", "tcp", "ssh", "algorithms", "host key", "login", "session"]
 WEBDAV = ["settings", "name", "tcp", "tls", "login", "session"]
@@ -724,7 +724,7 @@ def test_a_check_that_is_interrupted(server):
     backend = f"netstorage.{'SFTP' if server.protocol == 'sftp' else 'WebDAV'}Storage"
     location = fresh_location(server).rpartition("/")
     options = {**server.options, "location": f"{location[0]}{location[1]}interrupted"}
-    with alias(backend, options), closing(check("nas")) as findings:
+    with alias(backend, options), closing(look_at("nas")) as findings:
         for finding in findings:
             if finding.step == "upload":
                 break
@@ -738,7 +738,7 @@ def test_a_line_that_breaks_in_the_middle(sshd, loop):
     try:
         found: list[Finding] = []
         with untouched(sshd), alias("netstorage.SFTPStorage", {**sshd.options, "port": proxy.port}):
-            for finding in check("nas"):
+            for finding in look_at("nas"):
                 found.append(finding)
                 if finding.step == "publish":
                     proxy.cut()
@@ -763,7 +763,7 @@ def test_a_server_that_falls_silent_in_the_middle(server, loop):
     found: dict[str, Finding] = {}
     try:
         with untouched(server), alias(backend, options):
-            for finding in check("nas"):
+            for finding in look_at("nas"):
                 found[finding.step] = finding
                 if finding.step == "clock":
                     proxy.freeze()

@@ -1,0 +1,80 @@
+"""A file on its way from one side to the other."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from django.core.files.base import File
+
+from ..files import _local_file, _refuse_broken_off
+from ..spool import Spool
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+PIECE = 2**20
+"""Bytes of a file that are in memory at a time."""
+
+
+class Content:
+    """What is written, read in pieces; it tells how far it has come, and can be broken off.
+
+    Args:
+        file: The file, which is not closed.
+        done: Called with the number of bytes that went by.
+        stop: Once it is set, the next piece raises an OSError (ECANCELED).
+
+    Attributes:
+        is_local: Whether it is a file on this machine.
+    """
+
+    def __init__(self, file: File[Any], done: Callable[[float], object], stop: Event) -> None:
+        self._file = file
+        self._local = _local_file(file)
+        self._done = done
+        self._stop = stop
+        self.is_local = self._local is not None
+
+    def chunks(self, share: float = 1) -> Iterator[bytes]:
+        """Give the pieces in order, as Django's files do, each telling this share of its length."""
+        for chunk in self._file.chunks(PIECE):
+            self._pass(len(chunk) * share)
+            yield chunk
+
+    def _pass(self, count: float) -> None:
+        _refuse_broken_off(self._stop)
+        self._done(count)
+
+    @contextmanager
+    def source(self, spool: Callable[[], Spool]) -> Iterator[tuple[BinaryIO, int]]:
+        """Give it as a session takes it, with its length; what is not local is fetched first."""
+        if self._local is not None:
+            yield self._watched(self._local, 1), self._local.seek(0, os.SEEK_END)
+            return
+        # It goes by twice: when it is fetched, and when it is sent.
+        with spool() as copy:
+            for chunk in self.chunks(0.5):
+                copy.write(chunk)
+            yield self._watched(copy, 0.5), copy.tell()
+
+    def _watched(self, file: BinaryIO | Spool, share: float) -> BinaryIO:
+        return cast("BinaryIO", _Watched(file, lambda count: self._pass(count * share)))
+
+
+class _Watched:
+    """A local file as sessions read it."""
+
+    def __init__(self, file: BinaryIO | Spool, passed: Callable[[int], None]) -> None:
+        self.seek = file.seek
+        self._readinto = cast("io.BufferedIOBase", file).readinto
+        self._passed = passed
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        count = self._readinto(buffer)
+        self._passed(count)
+        return count

@@ -1,0 +1,1 @@
+"""``manage.py netstorage``: what operators type, on real servers."""
