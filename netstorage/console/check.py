@@ -32,7 +32,8 @@ def check(options: dict[str, Any], terminal: Terminal) -> int:
     with closing(look_at(options["alias"])) as findings:
         if options["json"]:
             found += findings
-            terminal.line(json.dumps([asdict(each) for each in found], indent=2))
+            text = json.dumps([asdict(each) for each in found], indent=2)
+            terminal.data(text.encode() + b"\n")
         else:
             for line in lines(_kept(findings, found)):
                 terminal.line(line)
