@@ -71,8 +71,8 @@ class Site:
 
     def get(self, url: str, method: str = "get") -> tuple[int, bytes, dict[str, str]]:
         response = getattr(self.client, method)(url)
+        # Django's client closes it: at once, or with the last piece.
         content = b"".join(response) if response.streaming else response.content
-        response.close()
         return response.status_code, content, dict(response.headers)
 
     def status(self, url: str, method: str = "get") -> int:

@@ -126,7 +126,7 @@ def test_django_settings():
 
 def test_loggers():
     code = "".join(path.read_text() for path in _library())
-    used = set(re.findall(r'getLogger\("(.+?)"\)', code))
+    used = set(re.findall(r'getLogger\("(netstorage.+?)"\)', code))
     assert {row[0] for row in rows(section("Loggers"))[2:]} == used
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from argparse import ArgumentParser
 from importlib import import_module
@@ -62,7 +63,8 @@ class Command(BaseCommand):
             status: int = options["run"](options, terminal)
             terminal.out.flush()
         except BrokenPipeError:
-            # Who reads has seen enough, as `head` has.
+            # Who reads has seen enough, as `head` has; what is left must not follow at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.out.fileno())
             sys.exit(PIPE_CLOSED)
         except (NetStorageError, OSError, ImproperlyConfigured, SuspiciousFileOperation) as error:
             raise CommandError(told(error)) from error
