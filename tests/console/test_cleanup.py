@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.core.files.base import ContentFile
@@ -16,6 +18,7 @@ from tests.contract.relay import Relay
 from tests.contract.test_leftovers import hidden, put
 
 FEW_SERVERS = True
+PATIENCE = 60.0
 
 
 @pytest.fixture
@@ -36,8 +39,23 @@ def left(server, nas):
                 client.kill()
                 relay.cut()
     (name,) = temporaries(server, nas)
+    wait_until_closed(server.root / nas.location / name)
     grow_old(server, nas, name)
     return name
+
+
+def wait_until_closed(path: Path) -> None:
+    """Wait until the server has written what it had received, which makes the file young again."""
+    deadline = time.monotonic() + PATIENCE
+    while any(is_open(path, descriptor) for descriptor in Path("/proc").glob("[0-9]*/fd/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_open(path: Path, descriptor: Path) -> bool:
+    with suppress(OSError):  # closed by now, or another user's
+        return descriptor.readlink() == path
+    return False
 
 
 def test_it_is_shown_then_removed(run, nas, left):
