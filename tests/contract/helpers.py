@@ -30,6 +30,9 @@ HIDES_DOTS = {"nginx", *CANNOT_LIST}
 LOCKING = {"rclone-webdav"}
 """Servers that let nobody remove a half upload until they noticed that its connection is gone."""
 
+WRITES_IN_PLACE = {"embedded-webdav"}
+"""WebDAV servers that begin with a file under its name while it is still on its way."""
+
 FORGETS = {"rclone-sftp"}
 """Servers that may lose sight of files, as long as many make their directory at the same time."""
 
@@ -94,6 +97,17 @@ def _hidden(storage: NetworkStorage, path: str) -> Iterator[str]:
             yield posixpath.join(path, name)
         elif is_dir:
             yield from _hidden(storage, posixpath.join(path, name))
+
+
+def wait_until_begun(server: Server, storage: NetworkStorage) -> None:
+    """Wait until a server that writes where it was told to has begun with an upload.
+
+    Else it may do so once it was told to remove the file, and has answered that there is none.
+    """
+    deadline = time.monotonic() + 30
+    while server.name in WRITES_IN_PLACE and not temporaries(server, storage):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def remove_temporaries(server: Server, storage: NetworkStorage) -> None:

@@ -21,6 +21,7 @@ from tests.contract.helpers import (
     read,
     remove_temporaries,
     uploaded,
+    wait_until_begun,
 )
 from tests.contract.relay import Relay
 
@@ -112,6 +113,7 @@ def test_content_that_shrinks_is_not_published(storage, server, slow, relay, thr
         relay.hold_after(BIG)
         saving = threads.submit(slow().save, "dir/new.bin", content)
         relay.wait_until_held()
+        wait_until_begun(server, storage)
         content.file.truncate(BIG)
         relay.release()
         with pytest.raises(OSError, match=r"before its end|content ended") as caught:
