@@ -71,6 +71,7 @@ class Entry:
     name: str
     is_dir: bool
     is_link: bool = False
+    stat: Stat | None = None
 
 
 def is_entry(name: str) -> bool:
@@ -118,7 +119,13 @@ class Session(ABC):
 
     @abstractmethod
     def write(
-        self, path: str, source: BinaryIO, size: int, mode: int | None, directory_mode: int | None
+        self,
+        path: str,
+        source: BinaryIO,
+        size: int,
+        mode: int | None,
+        directory_mode: int | None,
+        mtime: float | None = None,
     ) -> None:
         """Create ``path`` with ``size`` bytes from the beginning of ``source``, and verify it.
 
@@ -130,6 +137,8 @@ class Session(ABC):
             size: How many bytes it holds.
             mode: Permission bits, or None for the server's default.
             directory_mode: The same for each directory that has to be made.
+            mtime: When the content was modified last, in seconds since the epoch. Where the
+                protocol or the server cannot keep it, the file is as old as its upload.
 
         Raises:
             OSError: See above. Any failure may leave a part of the file.

@@ -185,7 +185,14 @@ class NetworkStorage(ConfiguredStorage):
             return self._store(name, source, size, overwrite=self._allow_overwrite, rename=True)
 
     def _store(
-        self, name: str, source: BinaryIO, size: int, *, overwrite: bool, rename: bool
+        self,
+        name: str,
+        source: BinaryIO,
+        size: int,
+        *,
+        overwrite: bool,
+        rename: bool,
+        mtime: float | None = None,
     ) -> str:
         """Upload under a temporary name, then publish; return the name that it got.
 
@@ -195,6 +202,7 @@ class NetworkStorage(ConfiguredStorage):
             size: Its length in bytes.
             overwrite: Whether a file of that name is replaced.
             rename: Whether another name is taken if that one is; else FileExistsError.
+            mtime: When it was modified last, if the server is to keep that.
         """
         name = self._clean(name)
         if not (overwrite or rename) and self.exists(name):
@@ -208,7 +216,7 @@ class NetworkStorage(ConfiguredStorage):
             temporary = posixpath.join(directory, TEMPORARY + secrets.token_hex(16))
             temporaries.append(temporary)
             modes = self.file_permissions_mode, self.directory_permissions_mode
-            session.write(temporary, source, size, *modes)
+            session.write(temporary, source, size, *modes, mtime)
             return temporary
 
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from django.core.files.base import File
 
+from ..exceptions import FileChanged
 from ..files import _local_file, _refuse_broken_off
 from ..spool import Spool
 
@@ -42,9 +43,11 @@ class Content:
 
     def chunks(self, share: float = 1) -> Iterator[bytes]:
         """Give the pieces in order, as Django's files do, each telling this share of its length."""
+        unchanged = self._watch()
         for chunk in self._file.chunks(PIECE):
             self._pass(len(chunk) * share)
             yield chunk
+        unchanged()
 
     def _pass(self, count: float) -> None:
         _refuse_broken_off(self._stop)
@@ -54,16 +57,41 @@ class Content:
     def source(self, spool: Callable[[], Spool]) -> Iterator[tuple[BinaryIO, int]]:
         """Give it as a session takes it, with its length; what is not local is fetched first."""
         if self._local is not None:
-            yield self._watched(self._local, 1), self._local.seek(0, os.SEEK_END)
+            unchanged, size = self._watch(), self._local.seek(0, os.SEEK_END)
+
+            def passed(count: int) -> None:
+                self._pass(count)
+                if self._local is not None and self._local.tell() >= size:
+                    unchanged()
+
+            yield _watched(self._local, passed), size
             return
         # It goes by twice: when it is fetched, and when it is sent.
         with spool() as copy:
             for chunk in self.chunks(0.5):
                 copy.write(chunk)
-            yield self._watched(copy, 0.5), copy.tell()
+            yield _watched(copy, lambda count: self._pass(count / 2)), copy.tell()
 
-    def _watched(self, file: BinaryIO | Spool, share: float) -> BinaryIO:
-        return cast("BinaryIO", _Watched(file, lambda count: self._pass(count * share)))
+    def _watch(self) -> Callable[[], None]:
+        """Return what raises FileChanged if a file on this disk was written to meanwhile.
+
+        Files of our storages look after that themselves.
+        """
+        if self._local is None or isinstance(self._local, io.BytesIO):
+            return lambda: None
+        number = self._local.fileno()
+
+        def version() -> tuple[int, int]:
+            stat = os.fstat(number)
+            return stat.st_size, stat.st_mtime_ns
+
+        before = version()
+
+        def unchanged() -> None:
+            if version() != before:
+                raise FileChanged("changed while it was read")
+
+        return unchanged
 
 
 class _Watched:
@@ -78,3 +106,7 @@ class _Watched:
         count = self._readinto(buffer)
         self._passed(count)
         return count
+
+
+def _watched(file: BinaryIO | Spool, passed: Callable[[int], None]) -> BinaryIO:
+    return cast("BinaryIO", _Watched(file, passed))

@@ -69,6 +69,7 @@ def put(options: dict[str, Any], terminal: Terminal) -> int:
         raise CommandError(shown(f"{target}: standard input goes to one file; it needs a name."))
     with tempfile.TemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR) as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
         content = Content(File(file), lambda count: None, Event())
         target.write(content, force=options["force"])
     return 0
@@ -179,7 +180,7 @@ def _pairs(options: dict[str, Any], failed: Failures) -> Iterator[tuple[Any, Any
         error: OSError | None = None
         if not source.exists():
             error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        elif is_dir and _lies_in(there, source):
+        elif is_dir and lies_in(there, source):
             error = OSError(errno.EINVAL, f"cannot go into itself, to {there}")
         elif there.key() == source.key():
             error = OSError(errno.EINVAL, f"is the same file as {there}")
@@ -194,7 +195,8 @@ def _pairs(options: dict[str, Any], failed: Failures) -> Iterator[tuple[Any, Any
             failed.add(source, error)
 
 
-def _lies_in(side: Side, directory: Side) -> bool:
+def lies_in(side: Side, directory: Side) -> bool:
+    """Tell whether one is the other, or lies below it, as far as is known."""
     (there, path), (here, top) = side.key(), directory.key()
     return there == here and path[: len(top)] == top
 

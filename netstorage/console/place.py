@@ -61,6 +61,13 @@ class Place:
         """Return what has that name in this directory."""
         return replace(self, path=posixpath.join(self.path, _plain(name)), slash=False)
 
+    def below(self, path: str) -> Place:
+        """Return what has that path below this directory; "" is the directory itself."""
+        here = self
+        for name in filter(None, path.split("/")):
+            here = here / name
+        return here
+
     @property
     def name(self) -> str:
         """The last part of the path; the root has none."""
@@ -111,8 +118,11 @@ class Place:
         storage = self.storage
         return isinstance(storage, FileSystemStorage) and Path(storage.path(self.path)).is_symlink()
 
-    def entries(self) -> list[Entry]:
+    def entries(self, *, hidden: bool = False) -> list[Entry]:
         """Tell what lies in this directory, sorted.
+
+        Args:
+            hidden: Whether names are told that users do not see.
 
         Raises:
             SuspiciousFileOperation: The listing has a name that would lead elsewhere.
@@ -121,11 +131,12 @@ class Place:
         if isinstance(self.storage, NetworkStorage):
             where = self.storage._path(path)
             found = self.storage._run(path, lambda session: list(session.listdir(where)))
-            entries = [entry for entry in found if not is_temporary(entry.name)]
+            entries = list(found)
         else:
             directories, files = self.storage.listdir(path)
             entries = [Entry(name, True, (self / name)._is_link()) for name in directories if name]
             entries += [Entry(_plain(name), False) for name in files if name]
+        entries = [entry for entry in entries if hidden or not is_temporary(entry.name)]
         return sorted(entries, key=lambda entry: entry.name)
 
     def stat(self) -> Stat:
@@ -149,6 +160,11 @@ class Place:
 
         Storages that are neither ours nor Django's own on disk can rename nothing: there the name
         is looked at just before, and what is replaced is removed first.
+
+        Args:
+            content: What is written.
+            force: Whether it replaces a file.
+            mtime: When it was modified last, if the storage is to keep that and can.
         """
         storage = self.storage
         if not self.path:
@@ -161,16 +177,20 @@ class Place:
             storage._refuse_read_only(self.path)
             with content.source(storage._spool) as (source, size):
                 try:
-                    storage._store(self.path, source, size, overwrite=force, rename=False)
+                    storage._store(
+                        self.path, source, size, overwrite=force, rename=False, mtime=mtime
+                    )
                 except FileExistsError:
                     if force or not self.exists():
                         raise
                     raise Taken(self) from None
         elif isinstance(storage, FileSystemStorage):
-            hidden = posixpath.join(posixpath.dirname(self.path), _hidden())
-            temporary = Path(storage.path(hidden))
+            name = posixpath.join(posixpath.dirname(self.path), hidden_name())
+            temporary = Path(storage.path(name))
             with _named(temporary, storage.path(self.path), self, force=force):
-                storage.save(hidden, content)  # type: ignore[arg-type] # has chunks(): will do
+                storage.save(name, content)  # type: ignore[arg-type] # has chunks(): will do
+                if mtime is not None:
+                    os.utime(temporary, (mtime, mtime))
         else:
             with tempfile.TemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR) as spool:
                 for chunk in content.chunks():
@@ -185,7 +205,7 @@ class Place:
 
     def make_dir(self) -> None:
         """Make the directory, where the storage has such: the Storage API can by a file in it."""
-        self.storage.delete(self.storage.save((self / _hidden()).path, ContentFile(b"")))
+        self.storage.delete(self.storage.save((self / hidden_name()).path, ContentFile(b"")))
 
     def delete(self) -> None:
         """Remove a file, a symbolic link, or an empty directory."""
@@ -293,7 +313,7 @@ class Local:
         if not force and self.exists():
             raise Taken(self)
         self._make_dirs(self.path.parent)
-        temporary = self.path.parent / _hidden()
+        temporary = self.path.parent / hidden_name()
         with _named(temporary, self.path, self, force=force):
             with temporary.open("xb") as file:
                 for chunk in content.chunks():
@@ -395,5 +415,6 @@ def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part)
 
 
-def _hidden() -> str:
+def hidden_name() -> str:
+    """Return a name that no listing shows; `cleanup` knows of what is left under such."""
     return TEMPORARY + secrets.token_hex(16)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from threading import Event
-from typing import Any
+from threading import Event, Lock
+from typing import Any, Protocol
 
 from django.core.management.base import CommandError
 
@@ -41,11 +41,23 @@ class Step:
         return str(self.source) if self.target is None else f"{self.source} -> {self.target}"
 
 
+class Steps(Protocol):
+    """Steps that are gone through more than once, and need not be in memory."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give them in turn."""
+
+
 def run_steps(
-    steps: list[Step],
-    work: Callable[[Step, Done, Event], None],
+    steps: Steps,
+    work: Callable[[Any, Done, Event], None],
     failed: Failures,
     terminal: Terminal,
+    *,
+    jobs: int | None = None,
 ) -> None:
     """Do each step, several at once; a failure does not keep the others from being done.
 
@@ -54,26 +66,28 @@ def run_steps(
         work: Does a step. It tells how many bytes went by, and raises once the event is set.
         failed: Gets the failures.
         terminal: Where the progress shows.
+        jobs: How many small files at a time; None: as many as the storages carry.
 
     Raises:
         CommandError: With what was done: on Ctrl-C, or if the server cannot be reached any more.
     """
     if not steps:
         return
-    finished: list[Step] = []
+    finished, lock = 0, Lock()
     stop = Event()
-    sizes = [step.size for step in steps if step.size is not None]
-    of_bytes = len(sizes) == len(steps) and any(sizes)
+    size = _size(steps)
+    of_bytes = bool(size)
 
     def do(step: Step) -> None:
+        nonlocal finished
         work(step, advance if of_bytes else lambda done: None, stop)
-        finished.append(step)
+        with lock:
+            finished += 1
         if not of_bytes:
             advance(1)
 
     try:
-        threads, share = _threads(steps)
-        total = sum(sizes) if of_bytes else len(steps)
+        threads, share = _threads(steps, jobs)
         run = run_many(
             do,
             steps,
@@ -82,23 +96,34 @@ def run_steps(
             slots=lambda step: share if step.size is None or step.size > SMALL else 1,
             give_up=lambda step: stop.set(),
         )
+        total = size or len(steps)
         with terminal.progress(failed.what, total, of_bytes=of_bytes) as advance, closing(run):
             for step, future in run:
                 if (error := future.exception()) is not None:
                     failed.add(step, error)
     except KeyboardInterrupt:
-        message = f"Interrupted: {len(finished)} of {len(steps)} were {failed.what}."
+        message = f"Interrupted: {finished} of {len(steps)} were {failed.what}."
         raise CommandError(message, returncode=130) from None
     except (ConnectError, PoolClosed) as error:
-        done = f" ({len(finished)} of {len(steps)} were {failed.what} before)"
+        done = f" ({finished} of {len(steps)} were {failed.what} before)"
         raise CommandError(reason(error) + done * (len(steps) > 1)) from error
 
 
-def _threads(steps: list[Step]) -> tuple[int, int]:
+def _size(steps: Steps) -> int | None:
+    """Return how many bytes all are, if that is known of each."""
+    size = 0
+    for step in steps:
+        if step.size is None:
+            return None
+        size += step.size
+    return size
+
+
+def _threads(steps: Steps, jobs: int | None) -> tuple[int, int]:
     """Return how many threads all storages carry, and as how many of them a large file counts."""
-    sides = [side for step in steps for side in (step.source, step.target)]
+    sides = (side for step in steps for side in (step.source, step.target))
     storages = {id(side.storage): side.storage for side in sides if isinstance(side, Place)}
-    threads = min(default_threads(storage) for storage in storages.values())
+    threads = jobs or min(default_threads(storage) for storage in storages.values())
     sessions = min(
         storage.pool.limits.max_size if isinstance(storage, NetworkStorage) else ELSEWHERE
         for storage in storages.values()

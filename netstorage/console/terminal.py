@@ -52,13 +52,13 @@ class Terminal:
 
     @contextmanager
     def progress(
-        self, what: str, total: int, *, of_bytes: bool
+        self, what: str, total: int | None, *, of_bytes: bool
     ) -> Iterator[Callable[[float], None]]:
         """Show a bar while the block runs, if somebody is watching and rich is there.
 
         Args:
             what: What is done.
-            total: How much of it.
+            total: How much of it; None: nobody knows yet.
             of_bytes: Whether these are bytes.
 
         Yields:
@@ -95,10 +95,12 @@ class Failures:
 
     Attributes:
         what: What was to be done, such as "copied".
+        limit: How many are told at the end; None: all.
         lines: What is told of each.
     """
 
     what: str
+    limit: int | None = LISTED
     lines: list[str] = field(default_factory=list)
 
     def add(self, name: object, error: BaseException) -> None:
@@ -116,11 +118,11 @@ class Failures:
         """
         if not self.lines:
             return
-        lines = self.lines[:LISTED]
+        lines = self.lines[: self.limit]
         if len(self.lines) > 1:
             lines.insert(0, f"{len(self.lines)} were not {self.what}:")
-        if len(self.lines) > LISTED:
-            lines.append(f"and {len(self.lines) - LISTED} more")
+        if self.limit is not None and len(self.lines) > self.limit:
+            lines.append(f"and {len(self.lines) - self.limit} more")
         raise CommandError("\n".join(lines))
 
 

@@ -56,11 +56,17 @@ class ConfinedSession(SFTPSession):
         return super().read(path, start, stop, sink)
 
     def write(
-        self, path: str, source: BinaryIO, size: int, mode: int | None, directory_mode: int | None
+        self,
+        path: str,
+        source: BinaryIO,
+        size: int,
+        mode: int | None,
+        directory_mode: int | None,
+        mtime: float | None = None,
     ) -> None:
         """Create a file in a directory that lies inside."""
         self._require_inside(path, follow=False)
-        super().write(path, source, size, mode, directory_mode)
+        super().write(path, source, size, mode, directory_mode, mtime)
 
     def rename(self, source: str, target: str, *, is_dir: bool = False) -> None:
         """Rename within the root, without replacing."""

@@ -169,9 +169,15 @@ class SFTPSession(Session):
     # Writing
 
     def write(
-        self, path: str, source: BinaryIO, size: int, mode: int | None, directory_mode: int | None
+        self,
+        path: str,
+        source: BinaryIO,
+        size: int,
+        mode: int | None,
+        directory_mode: int | None,
+        mtime: float | None = None,
     ) -> None:
-        """Create a file: its data, mode, sync, size check and close go in one flight.
+        """Create a file: its data, mode, sync, time, size check and close go in one flight.
 
         Every answer is examined before this returns, so a rename may follow. It must not travel in
         the same flight: the server would run it even after a WRITE that failed.
@@ -201,12 +207,19 @@ class SFTPSession(Session):
         sync = None
         if "fsync@openssh.com" in wire.extensions and failure is None:
             sync = wire.request_extended("fsync@openssh.com", string(handle))
+        touch = None
+        if mtime is not None and 0 <= mtime < 2**32 and failure is None:
+            # Behind all that changes it; what refuses gives the file the time of its upload.
+            touch = wire.request(
+                frames.FSETSTAT, string(handle) + encode_times(int(mtime), int(mtime))
+            )
         fstat = wire.request(frames.FSTAT, string(handle))
         close = wire.request(frames.CLOSE, string(handle))
 
         directory_failures = {x: wire.failure_of(request) for x, request in chmods.items()}
         failure = wire.first_failure((*writes, sync), failure)
         mode_failure = wire.failure_of(chmod)
+        wire.failure_of(touch)
         attributes: Attributes | None = None
         with suppress(StatusError):
             attributes = wire.attributes(fstat)

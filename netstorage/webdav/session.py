@@ -195,13 +195,20 @@ class WebDAVSession(Session):
     # Writing
 
     def write(
-        self, path: str, source: BinaryIO, size: int, mode: int | None, directory_mode: int | None
+        self,
+        path: str,
+        source: BinaryIO,
+        size: int,
+        mode: int | None,
+        directory_mode: int | None,
+        mtime: float | None = None,
     ) -> None:
         """PUT with Content-Length, and compare the length that the server has.
 
         HTTP frames the body, and a server that cannot store it says so; yet some gateways dropped
         it and said 201. So each server's word is doubted until an upload was found whole. A small
-        one is believed then, if nothing about it was unusual; a large one never.
+        one is believed then, if nothing about it was unusual; a large one never. HTTP has no way
+        to set a file's time.
         """
         try:
             self._put(path, source, size)

@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "cp": "moving",
     "mv": "moving",
     "rm": "removing",
+    "sync": "sync",
     "cleanup": "cleanup",
 }
 """In which module of netstorage.console each is, in the order in which help shows them."""

@@ -1,0 +1,320 @@
+"""What one directory has that another lacks, or has otherwise."""
+
+from __future__ import annotations
+
+import errno
+import json
+import posixpath
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
+from threading import Event, Lock
+
+from django.core.files.base import ContentFile
+
+from ..bulk import run_many
+from ..session import Entry, Stat
+from .content import Content
+from .place import Place, hidden_name
+from .terminal import Failures
+
+THEN = 1_234_567_891
+"""A time long ago; its odd second does not survive on disks that keep every other one."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A file that is to be copied, or whose contents are to be compared first.
+
+    Attributes:
+        name: Its name below both directories.
+        size: Its length in bytes, where the source tells it.
+        mtime: When it was modified last, where the source tells that.
+        is_there: Whether the target has a file of that name.
+        is_open: Whether only the contents can show if it has to be copied.
+    """
+
+    name: str
+    size: int | None = None
+    mtime: float | None = None
+    is_there: bool = False
+    is_open: bool = False
+
+
+class Plan:
+    """Differences in the order in which they were found; on disk, as there may be millions."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the plan
+        self._count = 0
+
+    def add(self, difference: Difference) -> None:
+        """Append a difference."""
+        self._file.write(json.dumps(astuple(difference)) + "\n")
+        self._count += 1
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self._count
+
+    def __iter__(self) -> Iterator[Difference]:
+        """Give them in turn; nothing may be added meanwhile."""
+        place = 0
+        while True:
+            self._file.seek(place)
+            lines = self._file.readlines(2**16)
+            if not lines:
+                return
+            place = self._file.tell()
+            yield from (Difference(*json.loads(line)) for line in lines)
+
+    def close(self) -> None:
+        """Forget them."""
+        self._file.close()
+
+
+@dataclass
+class Differences:
+    """How the target differs from the source.
+
+    Attributes:
+        plan: What has to be copied or compared.
+        files: How many files the source has.
+        same: How many are the same at the target.
+        newer: How many were left alone because the target's are newer.
+        extra: Files that the target alone has.
+        extra_directories: The topmost directories that the target alone has.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    files: int = 0
+    same: int = 0
+    newer: int = 0
+    extra: Plan = field(default_factory=Plan)
+    extra_directories: list[str] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Forget them."""
+        self.plan.close()
+        self.extra.close()
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A directory below both tops, and which of the two has it."""
+
+    name: str
+    is_here: bool
+    is_there: bool
+
+
+@dataclass
+class _Found:
+    """What comparing one directory has shown."""
+
+    differences: list[Difference] = field(default_factory=list)
+    files: int = 0
+    same: int = 0
+    newer: int = 0
+    extra: list[str] = field(default_factory=list)
+    extra_directories: list[str] = field(default_factory=list)
+    inner: list[_Pair] = field(default_factory=list)
+    failures: list[tuple[str, Exception]] = field(default_factory=list)
+
+
+class Comparison:
+    """Finds out what is to be done so that ``target`` gets what ``source`` has.
+
+    Args:
+        source: A directory.
+        target: A directory, or where one may come to be.
+        checksum: Whether only their contents tell that two files are equal.
+        update: Whether files that are newer at the target stay as they are.
+        is_done: Tells of files that an earlier run has copied or compared.
+    """
+
+    def __init__(
+        self,
+        source: Place,
+        target: Place,
+        *,
+        checksum: bool,
+        update: bool,
+        is_done: Callable[[Difference], bool],
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._checksum = checksum
+        self._update = update
+        self._is_done = is_done
+        self._clock = Clock(target)
+
+    def run(
+        self, failed: Failures, *, threads: int, advance: Callable[[float], object]
+    ) -> Differences:
+        """Compare all directories, several at once.
+
+        Args:
+            failed: Gets what could not be looked at.
+            threads: How many directories at a time.
+            advance: Called with the number of files that were looked at.
+
+        Raises:
+            FileNotFoundError: There is no source.
+            NotADirectoryError: It is a file.
+        """
+        if not self._source.is_dir():
+            self._source.stat()
+            message = "is a file; `cp` copies single files"
+            raise NotADirectoryError(errno.ENOTDIR, message, str(self._source))
+        result = Differences()
+        level = [_Pair("", is_here=True, is_there=self._target.is_dir())]
+        # One depth after the other: what is known of it fits into memory, names alone.
+        while level:
+            inner: list[_Pair] = []
+            with closing(run_many(self._compare, level, threads=threads)) as run:
+                for pair, future in run:
+                    if (error := future.exception()) is not None:
+                        failed.add(self._source.below(pair.name), error)
+                        continue
+                    found = future.result()
+                    for name, failure in found.failures:
+                        failed.add(self._source.below(name), failure)
+                    for difference in found.differences:
+                        result.plan.add(difference)
+                    for name in found.extra:
+                        result.extra.add(Difference(name))
+                    result.files += found.files
+                    result.same += found.same
+                    result.newer += found.newer
+                    result.extra_directories += found.extra_directories
+                    inner += found.inner
+                    advance(found.files)
+            level = inner
+        return result
+
+    def _compare(self, pair: _Pair) -> _Found:
+        found = _Found()
+        here = _listing(self._source, pair.name) if pair.is_here else {}
+        there = _listing(self._target, pair.name) if pair.is_there else {}
+        for name in sorted({*here, *there}):
+            path = posixpath.join(pair.name, name)
+            mine, its = here.get(name), there.get(name)
+            if mine is not None and not mine.is_dir:
+                found.files += 1
+            try:
+                if mine is None:
+                    assert its is not None  # noqa: S101 - one of both; for the type checker
+                    if its.is_dir and not its.is_link:
+                        found.inner.append(_Pair(path, is_here=False, is_there=True))
+                        found.extra_directories += [path] * pair.is_here
+                    else:
+                        found.extra.append(path)
+                elif mine.is_dir:
+                    _refuse_link(mine)
+                    if its is not None:
+                        _refuse_link(its, f"{self._target.below(path)} ")
+                        if not its.is_dir:
+                            message = f"{self._target.below(path)} is a file"
+                            raise NotADirectoryError(errno.ENOTDIR, message)
+                    found.inner.append(_Pair(path, is_here=True, is_there=its is not None))
+                elif its is not None and its.is_dir:
+                    message = f"{self._target.below(path)} is a directory"
+                    raise IsADirectoryError(errno.EISDIR, message)
+                else:
+                    self._compare_files(path, mine, its, found)
+            except OSError as error:
+                found.failures.append((path, error))
+        return found
+
+    def _compare_files(self, path: str, mine: Entry, its: Entry | None, found: _Found) -> None:
+        here = mine.stat or self._source.below(path).stat()
+        wanted = Difference(path, here.size, here.mtime, is_there=its is not None)
+        if its is not None:
+            there = its.stat or self._stat_there(path)
+            if here.size == there.size or None in (here.size, there.size):
+                by_time = not self._checksum and self._clock.same(here.mtime, there.mtime)
+                if self._is_done(wanted) or by_time:
+                    found.same += 1
+                    return
+                wanted = replace(wanted, is_open=self._checksum)
+            if self._update and self._clock.newer(here.mtime, there.mtime):
+                found.newer += 1
+                return
+        found.differences.append(wanted)
+
+    def _stat_there(self, path: str) -> Stat:
+        try:
+            return self._target.below(path).stat()
+        except FileNotFoundError:
+            return Stat(size=-1)  # a link to nowhere, which the file replaces
+
+
+class Clock:
+    """What the times of a target's files tell of those in the source.
+
+    Where a copy can be given the time of its original, equal files have equal times. Elsewhere a
+    copy is as old as its upload, by a clock that need not agree with this machine's: there an
+    original that is not younger than its copy was not changed since.
+    """
+
+    def __init__(self, target: Place) -> None:
+        self._target = target
+        self._lock = Lock()
+
+    def same(self, mine: float | None, its: float | None) -> bool:
+        """Tell whether an original and its copy can be taken to be equal; None: no time is told."""
+        if mine is None or its is None:
+            return True
+        keeps, _, ahead = self._probed
+        return int(mine) == int(its) if keeps else mine <= its - ahead
+
+    def newer(self, mine: float | None, its: float | None) -> bool:
+        """Tell whether the target's file was modified after the source's."""
+        if mine is None or its is None:
+            return False
+        keeps, ahead, _ = self._probed
+        return mine < its - ahead and not (keeps and int(mine) == int(its))
+
+    @property
+    def _probed(self) -> tuple[bool, float, float]:
+        with self._lock:
+            return self._probe
+
+    @cached_property
+    def _probe(self) -> tuple[bool, float, float]:
+        """Whether the target keeps times, and by how many seconds its clock is ahead: from, to."""
+        file = self._target / hidden_name()
+
+        def written(mtime: float | None, *, force: bool) -> float | None:
+            content = Content(ContentFile(b"?"), lambda count: None, Event())
+            file.write(content, force=force, mtime=mtime)
+            return file.stat().mtime
+
+        before = time.time()
+        try:
+            now = written(None, force=False)
+        except PermissionError:
+            # Nothing will be copied to it; a dry run shall show what it can.
+            return False, 0, 0
+        try:
+            after = time.time()
+            keeps = written(THEN, force=True) == THEN
+        finally:
+            file.delete()
+        if now is None:
+            return keeps, 0, 0
+        # Times may be cut to a second.
+        return keeps, int(now) - after, int(now) + 1 - before
+
+
+def _listing(top: Place, name: str) -> dict[str, Entry]:
+    return {entry.name: entry for entry in top.below(name).entries()}
+
+
+def _refuse_link(entry: Entry, which: str = "") -> None:
+    if entry.is_link:
+        raise OSError(errno.ELOOP, f"{which}is a symbolic link to a directory")

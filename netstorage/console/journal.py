@@ -1,0 +1,139 @@
+"""What a sync has done, written down so that whoever begins it again goes on from there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from threading import Event, Lock
+
+from django.core.files.base import ContentFile
+
+from ..session import Entry
+from ..storage import TEMPORARY
+from .content import Content
+from .differences import Difference
+from .place import Place, hidden_name
+
+DAY = 86_400.0
+"""Seconds after which a page says nothing any more: too much may have changed since."""
+PAGE_SECONDS, PAGE_FILES = 5.0, 1000
+"""A page is written after so many seconds or files: what a crash may forget."""
+
+
+@dataclass
+class Page:
+    """A part of the journal: what was done in a while, or in a batch.
+
+    Attributes:
+        time: When it was begun, in seconds since the epoch.
+        done: The keys of the files that are done.
+        copied: How many of them were copied; the others were equal.
+        size: How many bytes were copied.
+        failed: Names of files, and why they were not copied.
+        is_finished: Whether nothing will be added.
+    """
+
+    time: float = field(default_factory=time.time)
+    done: list[str] = field(default_factory=list)
+    copied: int = 0
+    size: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    is_finished: bool = False
+
+
+class Journal:
+    """Pages in a hidden directory in the target, where they are found from any machine.
+
+    Nothing depends on them: what they do not tell is compared once more.
+
+    Args:
+        source: From where.
+        target: To where.
+        checksum: Whether contents are compared.
+    """
+
+    def __init__(self, source: Place, target: Place, *, checksum: bool) -> None:
+        self._directory = target / f"{TEMPORARY}{_digest(f'{source} {target}', 16)}"
+        self._checksum = checksum
+        self._before: set[str] = set()
+        self._page = Page()
+        self._written = time.monotonic()
+        self._lock = Lock()
+
+    def read(self) -> None:
+        """Learn what was done by those who did not come to their end."""
+        for entry in self.pages():
+            page = self.page(entry.name)
+            if time.time() - page.time < DAY:
+                self._before.update(page.done)
+
+    def __contains__(self, difference: Difference) -> bool:
+        """Tell whether this version of a file was done before ``read()``."""
+        return self.key(difference) in self._before
+
+    def key(self, difference: Difference) -> str:
+        """Return what stands for this version of a file."""
+        told = difference.name, difference.size, difference.mtime, self._checksum
+        return _digest(json.dumps(told), 12)
+
+    def add(self, difference: Difference) -> None:
+        """Write down that a file is done; from any thread."""
+        with self._lock:
+            self._page.done.append(self.key(difference))
+            is_due = time.monotonic() - self._written > PAGE_SECONDS
+            if not is_due and len(self._page.done) < PAGE_FILES:
+                return
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        with self._lock:
+            page, self._page = self._page, Page()
+            self._written = time.monotonic()
+        if page.done:
+            self.write(hidden_name(), page)
+
+    # Pages
+
+    def pages(self) -> list[Entry]:
+        """Tell which pages are there."""
+        try:
+            return self._directory.entries(hidden=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def page(self, name: str) -> Page:
+        """Read a page."""
+        with (self._directory / name).open() as file:
+            return Page(**json.loads(file.read()))
+
+    def write(self, name: str, page: Page) -> None:
+        """Write a page, whole or not at all."""
+        content = ContentFile(json.dumps(asdict(page)).encode())
+        target = self._directory / name
+        target.write(Content(content, lambda count: None, Event()), force=True)
+
+    def remove(self) -> None:
+        """Remove all pages."""
+        pages = self.pages()
+        for entry in pages:
+            (self._directory / entry.name).delete()
+        if pages:
+            self._remove_directory()
+
+    def _remove_directory(self) -> None:
+        try:
+            self._directory.delete()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # Somebody began the same sync meanwhile.
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+
+def _digest(text: str, size: int) -> str:
+    return blake2b(text.encode(errors="surrogateescape"), digest_size=size).hexdigest()

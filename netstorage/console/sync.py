@@ -1,0 +1,187 @@
+"""``sync SOURCE DEST``: give a directory what another one has."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from ..bulk import default_threads
+from ..exceptions import NetStorageError
+from .copying import Copier
+from .differences import Comparison, Difference, Differences, Plan
+from .journal import Journal
+from .moving import lies_in
+from .place import Place, place
+from .removing import remove_directories
+from .steps import Done, Step, run_steps
+from .terminal import Failures, Terminal, size_of
+
+
+def jobs(text: str) -> int:
+    """Read how many files at a time; for argparse."""
+    if not text.isdecimal() or not 0 < int(text) <= 1000:
+        raise ArgumentTypeError(f"{text!r} is no number from 1 to 1000")
+    return int(text)
+
+
+def sync_arguments(parser: ArgumentParser) -> None:
+    """Tell what may follow the subcommand's name."""
+    parser.add_argument("source", metavar="SOURCE", type=place, help="a directory: ALIAS:[PATH]")
+    parser.add_argument("dest", metavar="DEST", type=place, help="the one that gets its files")
+    parser.add_argument(
+        "--checksum", action="store_true", help="compare contents, not sizes and times"
+    )
+    parser.add_argument("--update", action="store_true", help="keep files that are newer in DEST")
+    parser.add_argument(
+        "--delete", action="store_true", help="remove from DEST what SOURCE does not have"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    parser.add_argument(
+        "--jobs", metavar="N", type=jobs, help="files at a time; default: what the servers carry"
+    )
+
+
+def sync(options: dict[str, Any], terminal: Terminal) -> int:
+    """Copy what is missing or different in another place."""
+    source, dest = options["source"], options["dest"]
+    checksum, dry_run = options["checksum"], options["dry_run"]
+    if lies_in(dest, source) or lies_in(source, dest):
+        raise CommandError(f"{source} and {dest} lie in one another.")
+    failed = Failures("copied", limit=None)
+    journal = Journal(source, dest, checksum=checksum)
+    journal.read()
+    with closing(compare(options, journal, failed, terminal)) as found:
+        _require_files(options, found)
+        copier = Copier(source, dest, checksum=checksum)
+
+        def copy(step: Copy, done: Done, stop: Event) -> None:
+            copier.copy(step.difference, done, stop)
+            journal.add(step.difference)
+
+        def show(step: Copy, done: Done, stop: Event) -> None:
+            if copier.differs(step.difference, done, stop):
+                verb = "replace" if step.difference.is_there else "copy"
+                terminal.line(f"{verb:8}{step.target}")
+
+        # Without contents to read it is done in a moment, and is shown in order.
+        at_once = 1 if dry_run and not checksum else options["jobs"]
+        try:
+            run_steps(
+                copies(found.plan, source, dest),
+                show if dry_run else copy,
+                failed,
+                terminal,
+                jobs=at_once,
+            )
+        except BaseException:
+            # Who comes next goes on from there, if the server can be reached.
+            with suppress(OSError, NetStorageError):
+                journal.flush()
+            raise
+        removed = 0
+        if options["delete"] and not failed.lines:
+            removed = _remove_extra(options, found, terminal)
+        if not dry_run:
+            journal.remove()
+        terminal.line(_summary(options, found, copier, removed))
+    if failed.lines and options["delete"]:
+        terminal.complain(f"Nothing was removed from {dest}, as not all was copied.")
+    failed.end()
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy(Step):
+    """A difference as a step."""
+
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The differences of a plan as steps, which come to be when their turn comes."""
+
+    plan: Plan
+    step: Callable[[Difference], Step]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Step]:
+        """Give them in turn."""
+        return map(self.step, self.plan)
+
+
+def copies(plan: Plan, source: Place, dest: Place) -> Planned:
+    """Return the steps of a plan."""
+
+    def step(each: Difference) -> Copy:
+        here, there = source.below(each.name), dest.below(each.name)
+        return Copy(here, there, size=each.size, difference=each)
+
+    return Planned(plan, step)
+
+
+def compare(
+    options: dict[str, Any], journal: Journal, failed: Failures, terminal: Terminal
+) -> Differences:
+    """Look what is different, but for what the journal says is done."""
+    source, dest = options["source"], options["dest"]
+    comparison = Comparison(
+        source,
+        dest,
+        checksum=options["checksum"],
+        update=options["update"],
+        is_done=journal.__contains__,
+    )
+    threads = options["jobs"] or min(default_threads(each.storage) for each in (source, dest))
+    with terminal.progress("compared", None, of_bytes=False) as advance:
+        return comparison.run(failed, threads=threads, advance=advance)
+
+
+def _require_files(options: dict[str, Any], found: Differences) -> None:
+    """Refuse to empty the target for a source that may be a disk that is not mounted."""
+    if options["delete"] and not found.files and found.extra:
+        source, dest = options["source"], options["dest"]
+        raise CommandError(
+            f"{source} has no files: --delete would remove all {len(found.extra)} of {dest}. "
+            "If that is meant, use `rm -r`."
+        )
+
+
+def _remove_extra(options: dict[str, Any], found: Differences, terminal: Terminal) -> int:
+    dest, failed = options["dest"], Failures("removed", limit=None)
+    if options["dry_run"]:
+        for each in found.extra:
+            terminal.line(f"{'remove':8}{dest.below(each.name)}")
+        return len(found.extra)
+
+    def remove(step: Step, done: Done, stop: Event) -> None:
+        step.source.delete()
+
+    extra = Planned(found.extra, lambda each: Step(dest.below(each.name), size=0))
+    run_steps(extra, remove, failed, terminal)
+    if not failed.lines:
+        remove_directories([dest.below(name) for name in found.extra_directories], failed)
+    failed.end()
+    return len(found.extra)
+
+
+def _summary(options: dict[str, Any], found: Differences, copier: Copier, removed: int) -> str:
+    dry_run, same = options["dry_run"], found.same + copier.same
+    copied = len(found.plan) - copier.same if dry_run else copier.copied
+    size = "" if dry_run else f" ({size_of(copier.size)})"
+    would = "would be " if dry_run else ""
+    parts = [f"{copied} file{'s' * (copied != 1)}{size} {would}copied"]
+    parts += [f"{removed} {would}removed"] if options["delete"] else []
+    parts += [f"{same} the same"]
+    parts += [f"{found.newer} newer in {options['dest']}"] if found.newer else []
+    parts += [f"{copier.gone} gone in the meantime"] if copier.gone else []
+    return ", ".join(parts)
