@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from dataclasses import astuple, dataclass
 from threading import Event, Lock
 
 from ..storage import NetworkStorage
@@ -11,6 +12,27 @@ from .content import Content
 from .differences import Difference
 from .place import Place, Taken
 from .steps import Done
+
+
+@dataclass
+class Counts:
+    """What became of files that were to be copied.
+
+    Attributes:
+        copied: How many were copied.
+        size: How many bytes these have.
+        same: How many had the same content already.
+        gone: How many were not there any more.
+    """
+
+    copied: int = 0
+    size: int = 0
+    same: int = 0
+    gone: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return what both count."""
+        return Counts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 class Copier:
@@ -22,10 +44,7 @@ class Copier:
         checksum: Whether what was written is read again and compared.
 
     Attributes:
-        copied: How many were copied.
-        size: How many bytes these have.
-        same: How many had the same content already.
-        gone: How many were not there any more.
+        counts: What became of the files.
     """
 
     def __init__(self, source: Place, dest: Place, *, checksum: bool) -> None:
@@ -33,12 +52,12 @@ class Copier:
         self._dest = dest
         self._checksum = checksum
         self._lock = Lock()
-        self.copied = self.size = self.same = self.gone = 0
+        self.counts = Counts()
 
     def differs(self, difference: Difference, done: Done, stop: Event) -> bool:
         """Tell whether a file has to be copied; if only the contents can show it, read them."""
         if difference.is_open and self._equal(difference.name, done, stop):
-            self._count(same=1)
+            self._count(Counts(same=1))
             return False
         return True
 
@@ -54,7 +73,7 @@ class Copier:
         except FileNotFoundError:
             if here.exists():
                 raise
-            self._count(gone=1)
+            self._count(Counts(gone=1))
 
     def _write(self, difference: Difference, done: Done, stop: Event) -> None:
         here, there = (top.below(difference.name) for top in (self._source, self._dest))
@@ -63,6 +82,10 @@ class Copier:
             try:
                 there.write(content, force=difference.is_there, mtime=difference.mtime)
             except Taken:
+                # Another worker may have copied it.
+                if self._equal(difference.name, _nothing, stop):
+                    self._count(Counts(same=1))
+                    return
                 message = "came to be in the meantime; another sync compares it"
                 raise FileExistsError(errno.EEXIST, message, str(there)) from None
             size = file.size
@@ -71,16 +94,15 @@ class Copier:
             raise OSError(errno.EIO, f"has {told} of {size} bytes after it was written", str(there))
         if self._checksum and not self._equal(difference.name, _nothing, stop):
             raise OSError(errno.EIO, "is not what was written", str(there))
-        self._count(copied=1, size=size)
+        self._count(Counts(copied=1, size=size))
 
     def _equal(self, name: str, done: Done, stop: Event) -> bool:
         here = _digest(self._source.below(name), done, stop)
         return here == _digest(self._dest.below(name), _nothing, stop)
 
-    def _count(self, **counts: int) -> None:
+    def _count(self, more: Counts) -> None:
         with self._lock:
-            for name, count in counts.items():
-                setattr(self, name, getattr(self, name) + count)
+            self.counts += more
 
 
 def _digest(place: Place, done: Done, stop: Event) -> bytes:

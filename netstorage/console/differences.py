@@ -43,6 +43,15 @@ class Difference:
     is_there: bool = False
     is_open: bool = False
 
+    def __str__(self) -> str:
+        """Write it in a line of ASCII, whatever its name."""
+        return json.dumps(astuple(self))
+
+    @classmethod
+    def read(cls, line: str) -> Difference:
+        """Read what ``str()`` wrote."""
+        return cls(*json.loads(line))
+
 
 class Plan:
     """Differences in the order in which they were found; on disk, as there may be millions."""
@@ -53,7 +62,7 @@ class Plan:
 
     def add(self, difference: Difference) -> None:
         """Append a difference."""
-        self._file.write(json.dumps(astuple(difference)) + "\n")
+        self._file.write(f"{difference}\n")
         self._count += 1
 
     def __len__(self) -> int:
@@ -69,7 +78,7 @@ class Plan:
             if not lines:
                 return
             place = self._file.tell()
-            yield from (Difference(*json.loads(line)) for line in lines)
+            yield from map(Difference.read, lines)
 
     def close(self) -> None:
         """Forget them."""

@@ -14,6 +14,7 @@ from django.core.files.base import ContentFile
 from ..session import Entry
 from ..storage import TEMPORARY
 from .content import Content
+from .copying import Counts
 from .differences import Difference
 from .place import Place, hidden_name
 
@@ -30,17 +31,19 @@ class Page:
     Attributes:
         time: When it was begun, in seconds since the epoch.
         done: The keys of the files that are done.
-        copied: How many of them were copied; the others were equal.
-        size: How many bytes were copied.
+        counts: What became of them.
         failed: Names of files, and why they were not copied.
+        passed: How many bytes have gone by.
+        beats: How often it was written.
         is_finished: Whether nothing will be added.
     """
 
     time: float = field(default_factory=time.time)
     done: list[str] = field(default_factory=list)
-    copied: int = 0
-    size: int = 0
+    counts: Counts = field(default_factory=Counts)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    passed: float = 0
+    beats: int = 0
     is_finished: bool = False
 
 
@@ -105,10 +108,15 @@ class Journal:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def has(self, name: str) -> bool:
+        """Tell whether a page is there."""
+        return (self._directory / name).exists()
+
     def page(self, name: str) -> Page:
         """Read a page."""
         with (self._directory / name).open() as file:
-            return Page(**json.loads(file.read()))
+            told = json.loads(file.read())
+        return Page(**{**told, "counts": Counts(**told["counts"])})
 
     def write(self, name: str, page: Page) -> None:
         """Write a page, whole or not at all."""
@@ -116,11 +124,15 @@ class Journal:
         target = self._directory / name
         target.write(Content(content, lambda count: None, Event()), force=True)
 
+    def remove_page(self, name: str) -> None:
+        """Remove a page."""
+        (self._directory / name).delete()
+
     def remove(self) -> None:
         """Remove all pages."""
         pages = self.pages()
         for entry in pages:
-            (self._directory / entry.name).delete()
+            self.remove_page(entry.name)
         if pages:
             self._remove_directory()
 

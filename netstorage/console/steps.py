@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Event, Lock
 from typing import Any, Protocol
 
+from django.core.files.storage import Storage
 from django.core.management.base import CommandError
 
 from ..bulk import ELSEWHERE, default_threads, run_many
@@ -87,7 +88,7 @@ def run_steps(
             advance(1)
 
     try:
-        threads, share = _threads(steps, jobs)
+        threads, share = carried(_storages(steps), jobs)
         run = run_many(
             do,
             steps,
@@ -119,13 +120,26 @@ def _size(steps: Steps) -> int | None:
     return size
 
 
-def _threads(steps: Steps, jobs: int | None) -> tuple[int, int]:
-    """Return how many threads all storages carry, and as how many of them a large file counts."""
+def _storages(steps: Steps) -> list[Storage]:
     sides = (side for step in steps for side in (step.source, step.target))
-    storages = {id(side.storage): side.storage for side in sides if isinstance(side, Place)}
-    threads = jobs or min(default_threads(storage) for storage in storages.values())
+    return list(
+        {id(each.storage): each.storage for each in sides if isinstance(each, Place)}.values()
+    )
+
+
+def carried(storages: list[Storage], jobs: int | None) -> tuple[int, int]:
+    """Return how many threads storages carry, and as how many of them a large file counts.
+
+    Args:
+        storages: Those that take part.
+        jobs: How many threads to have, if somebody knows better.
+
+    Raises:
+        ConnectError: A server cannot be reached.
+    """
+    threads = jobs or min(map(default_threads, storages))
     sessions = min(
         storage.pool.limits.max_size if isinstance(storage, NetworkStorage) else ELSEWHERE
-        for storage in storages.values()
+        for storage in storages
     )
     return threads, -(-threads // min(sessions, threads))

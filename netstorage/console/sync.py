@@ -13,11 +13,12 @@ from django.core.management.base import CommandError
 
 from ..bulk import default_threads
 from ..exceptions import NetStorageError
-from .copying import Copier
+from .copying import Copier, Counts
 from .differences import Comparison, Difference, Differences, Plan
+from .fanout import FanOut
 from .journal import Journal
 from .moving import lies_in
-from .place import Place, place
+from .place import place
 from .removing import remove_directories
 from .steps import Done, Step, run_steps
 from .terminal import Failures, Terminal, size_of
@@ -42,6 +43,7 @@ def sync_arguments(parser: ArgumentParser) -> None:
         "--delete", action="store_true", help="remove from DEST what SOURCE does not have"
     )
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    parser.add_argument("--tasks", action="store_true", help="let workers of Django's Tasks copy")
     parser.add_argument(
         "--jobs", metavar="N", type=jobs, help="files at a time; default: what the servers carry"
     )
@@ -50,50 +52,70 @@ def sync_arguments(parser: ArgumentParser) -> None:
 def sync(options: dict[str, Any], terminal: Terminal) -> int:
     """Copy what is missing or different in another place."""
     source, dest = options["source"], options["dest"]
-    checksum, dry_run = options["checksum"], options["dry_run"]
     if lies_in(dest, source) or lies_in(source, dest):
         raise CommandError(f"{source} and {dest} lie in one another.")
     failed = Failures("copied", limit=None)
-    journal = Journal(source, dest, checksum=checksum)
+    journal = Journal(source, dest, checksum=options["checksum"])
     journal.read()
-    with closing(compare(options, journal, failed, terminal)) as found:
+    with closing(_compare(options, journal, failed, terminal)) as found:
         _require_files(options, found)
-        copier = Copier(source, dest, checksum=checksum)
-
-        def copy(step: Copy, done: Done, stop: Event) -> None:
-            copier.copy(step.difference, done, stop)
-            journal.add(step.difference)
-
-        def show(step: Copy, done: Done, stop: Event) -> None:
-            if copier.differs(step.difference, done, stop):
-                verb = "replace" if step.difference.is_there else "copy"
-                terminal.line(f"{verb:8}{step.target}")
-
-        # Without contents to read it is done in a moment, and is shown in order.
-        at_once = 1 if dry_run and not checksum else options["jobs"]
-        try:
-            run_steps(
-                copies(found.plan, source, dest),
-                show if dry_run else copy,
-                failed,
-                terminal,
-                jobs=at_once,
-            )
-        except BaseException:
-            # Who comes next goes on from there, if the server can be reached.
-            with suppress(OSError, NetStorageError):
-                journal.flush()
-            raise
+        if options["dry_run"]:
+            counts = _show(options, found, failed, terminal)
+        elif options["tasks"]:
+            counts = FanOut(source, dest, found.plan, journal, options).copy(failed, terminal)
+        else:
+            counts = _copy(options, found, journal, failed, terminal)
         removed = 0
         if options["delete"] and not failed.lines:
             removed = _remove_extra(options, found, terminal)
-        if not dry_run:
+        if not options["dry_run"]:
             journal.remove()
-        terminal.line(_summary(options, found, copier, removed))
+        terminal.line(_summary(options, found, counts, removed))
     if failed.lines and options["delete"]:
         terminal.complain(f"Nothing was removed from {dest}, as not all was copied.")
     failed.end()
     return 0
+
+
+def _copy(
+    options: dict[str, Any],
+    found: Differences,
+    journal: Journal,
+    failed: Failures,
+    terminal: Terminal,
+) -> Counts:
+    """Copy what has to be copied."""
+    copier = Copier(options["source"], options["dest"], checksum=options["checksum"])
+
+    def copy(step: Copy, done: Done, stop: Event) -> None:
+        copier.copy(step.difference, done, stop)
+        journal.add(step.difference)
+
+    try:
+        run_steps(_steps(options, found.plan), copy, failed, terminal, jobs=options["jobs"])
+    except BaseException:
+        # Who comes next goes on from there, if the server can be reached.
+        with suppress(OSError, NetStorageError):
+            journal.flush()
+        raise
+    return copier.counts
+
+
+def _show(
+    options: dict[str, Any], found: Differences, failed: Failures, terminal: Terminal
+) -> Counts:
+    """Show what would have to be copied."""
+    copier = Copier(options["source"], options["dest"], checksum=options["checksum"])
+
+    def show(step: Copy, done: Done, stop: Event) -> None:
+        if copier.differs(step.difference, done, stop):
+            verb = "replace" if step.difference.is_there else "copy"
+            terminal.line(f"{verb:8}{step.target}")
+
+    # In order, if there are no contents to wait for.
+    jobs = options["jobs"] if options["checksum"] else 1
+    run_steps(_steps(options, found.plan), show, failed, terminal, jobs=jobs)
+    return copier.counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +141,8 @@ class Planned:
         return map(self.step, self.plan)
 
 
-def copies(plan: Plan, source: Place, dest: Place) -> Planned:
-    """Return the steps of a plan."""
+def _steps(options: dict[str, Any], plan: Plan) -> Planned:
+    source, dest = options["source"], options["dest"]
 
     def step(each: Difference) -> Copy:
         here, there = source.below(each.name), dest.below(each.name)
@@ -129,7 +151,7 @@ def copies(plan: Plan, source: Place, dest: Place) -> Planned:
     return Planned(plan, step)
 
 
-def compare(
+def _compare(
     options: dict[str, Any], journal: Journal, failed: Failures, terminal: Terminal
 ) -> Differences:
     """Look what is different, but for what the journal says is done."""
@@ -174,14 +196,14 @@ def _remove_extra(options: dict[str, Any], found: Differences, terminal: Termina
     return len(found.extra)
 
 
-def _summary(options: dict[str, Any], found: Differences, copier: Copier, removed: int) -> str:
-    dry_run, same = options["dry_run"], found.same + copier.same
-    copied = len(found.plan) - copier.same if dry_run else copier.copied
-    size = "" if dry_run else f" ({size_of(copier.size)})"
+def _summary(options: dict[str, Any], found: Differences, counts: Counts, removed: int) -> str:
+    dry_run = options["dry_run"]
+    copied = len(found.plan) - counts.same if dry_run else counts.copied
+    size = "" if dry_run else f" ({size_of(counts.size)})"
     would = "would be " if dry_run else ""
     parts = [f"{copied} file{'s' * (copied != 1)}{size} {would}copied"]
     parts += [f"{removed} {would}removed"] if options["delete"] else []
-    parts += [f"{same} the same"]
+    parts += [f"{found.same + counts.same} the same"]
     parts += [f"{found.newer} newer in {options['dest']}"] if found.newer else []
-    parts += [f"{copier.gone} gone in the meantime"] if copier.gone else []
+    parts += [f"{counts.gone} gone in the meantime"] if counts.gone else []
     return ", ".join(parts)

@@ -1,0 +1,226 @@
+"""A sync's files copied by workers, through Django's Tasks; the journal tells how far they are."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from ..exceptions import NetStorageError
+from .copying import Counts
+from .differences import Difference, Plan
+from .journal import Journal, Page
+from .place import Place, hidden_name
+from .terminal import Failures, Terminal
+
+FILES, BYTES = 500, 2**30
+"""A batch is full with so many files, or so many bytes: some minutes of a worker's time."""
+POLL = 1.0
+"""Seconds between two looks at the journal."""
+DEAD = 60.0
+"""Seconds without a beat after which a batch is given to another worker."""
+PATIENCE = 600.0
+"""Seconds in which some worker has to do something."""
+ATTEMPTS = 3
+"""How many workers a batch is given to before its files are told as failures."""
+ASKED = 5
+"""How many results are asked for at each look."""
+
+
+@dataclass
+class _Batch:
+    """Some of the plan's files.
+
+    Attributes:
+        name: Of its page.
+        start: The first file's place in the plan.
+        count: How many files.
+        page: What the journal had last.
+        beat: When that changed last, on the monotonic clock; None: no worker has begun.
+        attempts: How many workers it was given to.
+        result: The last one's.
+        is_over: Whether that one had ended at the last look.
+    """
+
+    name: str
+    start: int
+    count: int
+    page: Page | None = None
+    beat: float | None = None
+    attempts: int = 0
+    result: Any = None
+    is_over: bool = False
+
+
+class FanOut:
+    """Has the files of a plan copied, and waits for the end.
+
+    Args:
+        source: From where.
+        dest: To where.
+        plan: What.
+        journal: Where the workers write.
+        options: The sync's ``checksum`` and ``jobs``.
+    """
+
+    def __init__(
+        self, source: Place, dest: Place, plan: Plan, journal: Journal, options: dict[str, Any]
+    ) -> None:
+        self._source = source
+        self._dest = dest
+        self._plan = plan
+        self._journal = journal
+        self._options = {"checksum": options["checksum"], "jobs": options["jobs"]}
+        self._run = hidden_name()
+        self._waiting: dict[str, _Batch] = {}
+        self._done = 0
+        self._counts = Counts()
+
+    def copy(self, failed: Failures, terminal: Terminal) -> Counts:
+        """Give the files to workers, and return what became of them.
+
+        Raises:
+            CommandError: On Ctrl-C, when no worker does anything, or when somebody else ended the
+                same sync. The workers end then, too, and the next sync goes on.
+        """
+        if not len(self._plan):
+            return self._counts
+        try:
+            # As long as this page is there, the work is wanted.
+            self._journal.write(self._run, Page())
+            size = sum(each.size or 0 for each in self._plan)
+            with terminal.progress(failed.what, size, of_bytes=True) as advance:
+                for batch in self._batches():
+                    self._waiting[batch.name] = batch
+                    self._give(batch)
+                self._wait(failed, terminal, advance)
+        except KeyboardInterrupt:
+            raise CommandError(
+                f"Interrupted: {self._done} of {len(self._plan)} were {failed.what}. Workers end "
+                "what they are at.",
+                returncode=130,
+            ) from None
+        finally:
+            with suppress(OSError, NetStorageError):
+                self._journal.remove_page(self._run)
+        return self._counts
+
+    def _batches(self) -> Iterator[_Batch]:
+        start = count = size = 0
+        for each in self._plan:
+            if count == FILES or (count and size + (each.size or 0) > BYTES):
+                yield _Batch(hidden_name(), start, count)
+                start, count, size = start + count, 0, 0
+            count, size = count + 1, size + (each.size or 0)
+        yield _Batch(hidden_name(), start, count)
+
+    def _files(self, batch: _Batch) -> Iterator[Difference]:
+        return islice(self._plan, batch.start, batch.start + batch.count)
+
+    def _give(self, batch: _Batch) -> None:
+        # Here, since Django's settings must be there when it is imported.
+        from ..tasks import copy_batch
+
+        batch.attempts += 1
+        batch.is_over = False
+        batch.beat = None if batch.page is None else time.monotonic()
+        batch.result = copy_batch.enqueue(
+            run=self._run,
+            page=batch.name,
+            source=str(self._source),
+            dest=str(self._dest),
+            lines=[str(each) for each in self._files(batch)],
+            **self._options,
+        )
+
+    def _wait(self, failed: Failures, terminal: Terminal, advance: Any) -> None:
+        began = last = time.monotonic()
+        is_told = False
+        while self._waiting:
+            seen = self._look(failed, advance)
+            now = time.monotonic()
+            last = now if seen else last
+            if now - last > PATIENCE:
+                raise CommandError(
+                    f"No worker has done anything for {PATIENCE:.0f} seconds ({self._done} of "
+                    f"{len(self._plan)} were {failed.what}). See that workers run; another sync "
+                    "goes on from there."
+                )
+            if last == began and now - began > DEAD and not is_told:
+                is_told = True
+                terminal.complain("No worker has begun yet. Does one run?")
+            for batch in self._lost(now):
+                if batch.attempts < ATTEMPTS:
+                    self._give(batch)
+                else:
+                    self._give_up(batch, failed)
+            if self._waiting:
+                time.sleep(POLL)
+
+    def _look(self, failed: Failures, advance: Any) -> bool:
+        """Read the pages that workers write; tell whether there is anything new."""
+        names = {entry.name for entry in self._journal.pages()}
+        if self._run not in names:
+            raise CommandError("Somebody else ended the same sync; start it again to go on.")
+        is_new = False
+        for name in names & self._waiting.keys():
+            batch, page = self._waiting[name], self._journal.page(name)
+            if page == batch.page:
+                continue
+            is_new = True
+            before = batch.page or Page()
+            advance(page.passed - before.passed)
+            self._done += len(page.done) - len(before.done)
+            batch.page, batch.beat = page, time.monotonic()
+            if page.is_finished:
+                self._end(batch, failed)
+        return is_new
+
+    def _end(self, batch: _Batch, failed: Failures) -> None:
+        del self._waiting[batch.name]
+        if batch.page is not None:
+            self._counts += batch.page.counts
+            for name, message in batch.page.failed:
+                self._fail(name, message, failed)
+
+    def _fail(self, name: str, message: str, failed: Failures) -> None:
+        what = f"{self._source.below(name)} -> {self._dest.below(name)}"
+        failed.add(what, OSError(errno.EIO, message))
+
+    def _lost(self, now: float) -> list[_Batch]:
+        """Return the batches whose workers were killed, or had to give up."""
+        lost = [x for x in self._waiting.values() if x.beat is not None and now - x.beat > DEAD]
+        for batch in list(self._waiting.values())[:ASKED]:
+            was_over, batch.is_over = batch.is_over, _is_over(batch.result)
+            # At the last look already, so this one would have found its last page.
+            if was_over and batch not in lost:
+                lost.append(batch)
+        return lost
+
+    def _give_up(self, batch: _Batch, failed: Failures) -> None:
+        page = batch.page or Page()
+        told = {*page.done, *(name for name, _ in page.failed)}
+        errors = [error.exception_class_path for error in getattr(batch.result, "errors", ())]
+        message = f"given to {ATTEMPTS} workers, and none came to its end"
+        message += f" ({errors[-1]})" if errors else ""
+        for each in self._files(batch):
+            if not {each.name, self._journal.key(each)} & told:
+                self._fail(each.name, message, failed)
+        self._end(batch, failed)
+
+
+def _is_over(result: Any) -> bool:
+    """Tell whether a task has ended, if its backend tells that."""
+    from ..tasks import TaskResultDoesNotExist
+
+    if not result.task.get_backend().supports_get_result:
+        return bool(result.is_finished)
+    with suppress(TaskResultDoesNotExist):
+        result.refresh()
+    return bool(result.is_finished)

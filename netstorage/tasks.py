@@ -1,0 +1,153 @@
+"""What workers do for ``manage.py netstorage sync --tasks``, on whatever backend TASKS names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from threading import Event, Lock, Thread
+
+from .bulk import run_many
+from .console.copying import Copier
+from .console.differences import Difference
+from .console.journal import Journal, Page
+from .console.place import place
+from .console.steps import carried
+from .console.terminal import reason
+from .exceptions import ConnectError, NetStorageError, PoolClosed
+from .session import SMALL
+
+try:
+    from django.tasks import task
+    from django.tasks.exceptions import TaskResultDoesNotExist
+except ImportError:  # Django 5.2
+    from django_tasks import task  # type: ignore[no-redef]
+    from django_tasks.exceptions import TaskResultDoesNotExist  # type: ignore[assignment]
+
+__all__ = ["TaskResultDoesNotExist", "copy_batch"]
+
+BEAT = 5.0
+"""Seconds after which a worker shows again that it is there, and looks if it is still wanted."""
+
+
+@task
+def copy_batch(
+    *,
+    run: str,
+    page: str,
+    source: str,
+    dest: str,
+    lines: list[str],
+    checksum: bool,
+    jobs: int | None,
+) -> None:
+    """Copy some files, and write down what became of them; done a second time, do the rest.
+
+    Args:
+        run: The name of the page without which nobody wants it any more.
+        page: The name of the page to write.
+        source: From where, as ``alias:path``.
+        dest: To where.
+        lines: Which files: differences, as they write themselves.
+        checksum: Whether contents are compared.
+        jobs: How many files at a time; None: as many as the servers carry.
+
+    Raises:
+        ConnectError: A server cannot be reached.
+    """
+    here, there = place(source), place(dest)
+    journal = Journal(here, there, checksum=checksum)
+    if not journal.has(run):
+        return
+    copier = Copier(here, there, checksum=checksum)
+    # What another worker could not copy is tried once more.
+    before = replace(journal.page(page), failed=[]) if journal.has(page) else Page()
+    batch = _Batch(journal, copier, before)
+
+    def beat() -> None:
+        if not journal.has(run):
+            batch.stop.set()
+        else:
+            journal.write(page, batch.page())
+
+    with _beating(beat):
+        batch.copy(map(Difference.read, lines), *carried([here.storage, there.storage], jobs))
+    if not batch.stop.is_set():
+        journal.write(page, batch.page(is_finished=True))
+
+
+class _Batch:
+    """Files on their way, and the page that tells of them."""
+
+    def __init__(self, journal: Journal, copier: Copier, page: Page) -> None:
+        self._journal = journal
+        self._copier = copier
+        self._page = page
+        self._lock = Lock()
+        self.stop = Event()
+
+    def page(self, *, is_finished: bool = False) -> Page:
+        """Return what is known by now."""
+        with self._lock:
+            self._page.beats += 1
+            return replace(
+                self._page,
+                done=list(self._page.done),
+                failed=list(self._page.failed),
+                counts=self._page.counts + self._copier.counts,
+                is_finished=is_finished,
+            )
+
+    def copy(self, differences: Iterable[Difference], threads: int, share: int) -> None:
+        """Copy what is not done yet."""
+        done = set(self._page.done)
+        run = run_many(
+            self._copy,
+            (each for each in differences if self._journal.key(each) not in done),
+            threads=threads,
+            slots=lambda each: share if each.size is None or each.size > SMALL else 1,
+            give_up=lambda each: self.stop.set(),
+        )
+        with closing(run):
+            for each, future in run:
+                error = future.exception()
+                if self.stop.is_set():
+                    return
+                self._note(each, error)
+
+    def _copy(self, difference: Difference) -> None:
+        self._copier.copy(difference, self._pass, self.stop)
+
+    def _pass(self, count: float) -> None:
+        with self._lock:
+            self._page.passed += count
+
+    def _note(self, difference: Difference, error: BaseException | None) -> None:
+        if isinstance(error, (ConnectError, PoolClosed)):
+            raise error
+        with self._lock:
+            if error is None:
+                self._page.done.append(self._journal.key(difference))
+            else:
+                self._page.failed.append((difference.name, reason(error)))
+
+
+@contextmanager
+def _beating(beat: Callable[[], None]) -> Iterator[None]:
+    """Call ``beat`` at once, and again and again while the block runs."""
+    over = Event()
+
+    def go_on() -> None:
+        while not over.wait(BEAT):
+            # If the server cannot be reached, the block will tell.
+            with suppress(OSError, NetStorageError):
+                beat()
+
+    beat()
+    thread = Thread(target=go_on, name="netstorage-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
