@@ -1760,6 +1760,9 @@ def test_entries_with_a_status_of_their_own(make, scripted):
     )
     storage = make(scripted(instead(MemoryDAV(), PROPFIND=listing)))
     assert storage.listdir("") == ([], ["secret.txt", "good.txt"])
+    with storage.pool.connection() as session:
+        told = {entry.name: entry.stat for entry in session.listdir("", details=True)}
+    assert told == {"secret.txt": None, "good.txt": Stat()}
 
 
 @pytest.mark.parametrize(
