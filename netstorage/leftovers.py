@@ -26,7 +26,8 @@ class Leftover:
     Attributes:
         name: Its name in the storage.
         age: How long ago it changed last, by the server's own clock.
-        is_dir: Whether it is a collection: an experiment's, with at the most some empty files.
+        is_dir: Whether it is a collection: an experiment's, with at the most some empty files, or
+            the journal of a sync, with its pages.
     """
 
     name: str
@@ -96,9 +97,10 @@ def _find(
 def _remove(storage: NetworkStorage, name: str, *, is_dir: bool) -> None:
     if is_dir:
         for entry in _entries(storage, name):
-            if is_temporary(entry.name):
+            # A journal's pages are files like others.
+            if is_temporary(entry.name) or not entry.is_dir:
                 _remove(storage, posixpath.join(name, entry.name), is_dir=entry.is_dir)
-    # Not recursive: should there be anything else in it, it stays, and is told.
+    # Not recursive: should there be a directory in it, it stays, and is told.
     storage._run(name, lambda session: session.remove(storage._path(name)))
 
 

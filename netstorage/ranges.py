@@ -7,7 +7,7 @@ import io
 import os
 from bisect import bisect_right, insort
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
@@ -269,7 +269,7 @@ class Ranges(io.RawIOBase):
         if self._version is None:
             self._version = now
         else:
-            told = {name: value for name, value in vars(now).items() if value is not None}
+            told = {name: value for name, value in asdict(now).items() if value is not None}
             self._version = replace(self._version, **told)
 
 

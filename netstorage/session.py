@@ -29,7 +29,7 @@ LONGEST_LISTING, ENTRY = 2**28, 2**8
 its name: nearly a million entries."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stat:
     """What a server tells of a file or directory; None where it does not tell.
 
@@ -58,7 +58,7 @@ class Stat:
         return all(a == b for a, b in seen if a is not None and b is not None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One name in a directory.
 
@@ -66,6 +66,8 @@ class Entry:
         name: The name.
         is_dir: Whether it is a directory, or a symbolic link to one.
         is_link: Whether it is a symbolic link, as far as the server tells.
+        stat: What ``Session.stat()`` would say of it, where the listing tells; of a symbolic link
+            that is what it leads to.
     """
 
     name: str
@@ -106,8 +108,12 @@ class Session(ABC):
         """Describe ``path``; with ``follow=False`` a symbolic link itself, where there are such."""
 
     @abstractmethod
-    def listdir(self, path: str) -> Iterable[Entry]:
-        """Name what lies in directory ``path``, without ``.`` and ``..``."""
+    def listdir(self, path: str, *, details: bool = False) -> Iterable[Entry]:
+        """Name what lies in directory ``path``, without ``.`` and ``..``.
+
+        With ``details`` the entries tell what one listing can tell of each file. That takes no more
+        requests, but over WebDAV more than twice the bytes.
+        """
 
     @abstractmethod
     def read(self, path: str, start: int, stop: int | None, sink: Sink) -> Stat:

@@ -45,7 +45,7 @@ class Recorder(Session):
             raise FileNotFoundError(errno.ENOENT, "free", path)
         return Stat(size=0, mtime=0.0, atime=0.0)
 
-    def listdir(self, path):
+    def listdir(self, path, *, details=False):
         self.paths.append(path)
         return []
 

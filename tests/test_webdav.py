@@ -364,7 +364,9 @@ def test_what_requests_carry(make, dav, recorded):
             # lighttpd refuses a body without a type.
             assert headers["content-type"] == "application/xml; charset=utf-8"
             assert b"allprop" not in request.body
-            assert b"<getcontentlength/>" in request.body
+            assert b"<resourcetype/>" in request.body
+            # A listing that only tells names is half as long.
+            assert (b"<getcontentlength/>" in request.body) == (headers["depth"] == "0")
         if request.method == "MOVE":
             assert headers["overwrite"] in {"T", "F"}
             assert headers["destination"].startswith(options["url"])
@@ -1758,6 +1760,9 @@ def test_entries_with_a_status_of_their_own(make, scripted):
     )
     storage = make(scripted(instead(MemoryDAV(), PROPFIND=listing)))
     assert storage.listdir("") == ([], ["secret.txt", "good.txt"])
+    with storage.pool.connection() as session:
+        told = {entry.name: entry.stat for entry in session.listdir("", details=True)}
+    assert told == {"secret.txt": None, "good.txt": Stat()}
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from django.core.management.base import CommandError
 from ..exceptions import NetStorageError
 from .copying import Counts
 from .differences import Difference, Plan
-from .journal import Journal, Page
-from .place import Place, hidden_name
+from .journal import Journal, Page, page_name
+from .place import Place
 from .terminal import Failures, Terminal
 
 FILES, BYTES = 500, 2**30
@@ -77,7 +77,7 @@ class FanOut:
         self._plan = plan
         self._journal = journal
         self._options = {"checksum": options["checksum"], "jobs": options["jobs"]}
-        self._run = hidden_name()
+        self._run = page_name()
         self._waiting: dict[str, _Batch] = {}
         self._done = 0
         self._counts = Counts()
@@ -115,10 +115,10 @@ class FanOut:
         start = count = size = 0
         for each in self._plan:
             if count == FILES or (count and size + (each.size or 0) > BYTES):
-                yield _Batch(hidden_name(), start, count)
+                yield _Batch(page_name(), start, count)
                 start, count, size = start + count, 0, 0
             count, size = count + 1, size + (each.size or 0)
-        yield _Batch(hidden_name(), start, count)
+        yield _Batch(page_name(), start, count)
 
     def _files(self, batch: _Batch) -> Iterator[Difference]:
         return islice(self._plan, batch.start, batch.start + batch.count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import secrets
 import time
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from ..storage import TEMPORARY
 from .content import Content
 from .copying import Counts
 from .differences import Difference
-from .place import Place, hidden_name
+from .place import Place
 
 DAY = 86_400.0
 """Seconds after which a page says nothing any more: too much may have changed since."""
@@ -97,14 +98,14 @@ class Journal:
             page, self._page = self._page, Page()
             self._written = time.monotonic()
         if page.done:
-            self.write(hidden_name(), page)
+            self.write(page_name(), page)
 
     # Pages
 
     def pages(self) -> list[Entry]:
         """Tell which pages are there."""
         try:
-            return self._directory.entries(hidden=True)
+            return self._directory.entries()
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -145,6 +146,11 @@ class Journal:
             # Somebody began the same sync meanwhile.
             if error.errno != errno.ENOTEMPTY:
                 raise
+
+
+def page_name() -> str:
+    """Return the name of a new page."""
+    return f"{secrets.token_hex(16)}.json"
 
 
 def _digest(text: str, size: int) -> str:

@@ -33,29 +33,30 @@ def ls(options: dict[str, Any], terminal: Terminal) -> int:
     where: Place = options["place"]
     failed = Failures("listed")
 
-    def show(rows: list[tuple[str, Place, bool]]) -> None:
+    def show(rows: list[tuple[str, Place, Entry]]) -> None:
         stats: dict[str, Stat] = {}
         if options["long"]:
-            stats = _stats([here for _, here, is_dir in rows if not is_dir or _dated(here)], failed)
-        for label, here, is_dir in rows:
+            asked = [(here, x) for _, here, x in rows if not x.is_dir or _dated(here)]
+            stats = _stats(asked, failed)
+        for label, here, entry in rows:
             if not options["long"]:
                 terminal.line(label)
                 continue
             stat = stats.get(here.path, Stat())
-            size = "-" if is_dir or stat.size is None else size_of(stat.size)
+            size = "-" if entry.is_dir or stat.size is None else size_of(stat.size)
             time = "-" if stat.mtime is None else time_of(stat.mtime)
             terminal.line(f"{size:>9}  {time:16}  {label}")
 
     if not where.is_dir():
         if not where.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(where))
-        show([(where.path, where, False)])
+        show([(where.path, where, Entry(where.name, False))])
     for number, (directory, entries) in enumerate(below(where, failed) if where.is_dir() else ()):
         if options["below"]:
             if number:
                 terminal.line()
             terminal.line(str(directory))
-        show([(_label(entry), directory / entry.name, entry.is_dir) for entry in entries])
+        show([(_label(entry), directory / entry.name, entry) for entry in entries])
         if not options["below"]:
             break
     failed.end()
@@ -112,7 +113,7 @@ def du(options: dict[str, Any], terminal: Terminal) -> int:
     def measure(directory: Place) -> int:
         entries = listed(directory, failed) or []
         inner = [directory / x.name for x in entries if x.is_dir and not x.is_link]
-        files = [directory / x.name for x in entries if not x.is_dir]
+        files = [(directory / x.name, x) for x in entries if not x.is_dir]
         size = sum(measure(each) for each in inner)
         return show(directory, size + sum(x.size or 0 for x in _stats(files, failed).values()))
 
@@ -146,13 +147,21 @@ def listed(directory: Side, failed: Failures) -> list[Entry] | None:
         return None
 
 
-def _stats(places: list[Place], failed: Failures) -> dict[str, Stat]:
-    """Ask for many files at once; what a link to nowhere is stays unknown."""
-    found: dict[str, Stat] = {}
-    if not places:
+def _stats(places: list[tuple[Place, Entry]], failed: Failures) -> dict[str, Stat]:
+    """Take what the listing told, and ask for the others, many at once.
+
+    What a link to nowhere is stays unknown.
+    """
+    found = {
+        here.path: entry.stat
+        for here, entry in places
+        if entry.stat is not None and (entry.is_dir or entry.stat.size is not None)
+    }
+    unknown = [here for here, _ in places if here.path not in found]
+    if not unknown:
         return found
-    threads = default_threads(places[0].storage)
-    with closing(run_many(Place.stat, places, threads=threads)) as run:
+    threads = default_threads(unknown[0].storage)
+    with closing(run_many(Place.stat, unknown, threads=threads)) as run:
         for here, future in run:
             try:
                 found[here.path] = future.result()

@@ -218,11 +218,12 @@ def _steps(source: Side, target: Side, failed: Failures, *, is_dir: bool) -> Ite
                 failed.add(inner, OSError(errno.ELOOP, "is a symbolic link to a directory"))
             elif entry.is_dir:
                 waiting.append((inner, its_target))
-            elif isinstance(inner, Local):
+            elif entry.stat is None and isinstance(inner, Local):
                 yield from _step(inner, its_target, failed)
             else:
-                # Asking for the length of each would take as long as copying it.
-                yield Step(inner, its_target)
+                # Asking for those that the listing does not tell would take as long as copying.
+                size = None if entry.stat is None else entry.stat.size
+                yield Step(inner, its_target, size=size)
 
 
 def _step(source: Side, target: Side, failed: Failures) -> Iterator[Step]:

@@ -7,9 +7,10 @@ import errno
 import os
 import posixpath
 import secrets
+import stat as modes
 import tempfile
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,26 +119,31 @@ class Place:
         storage = self.storage
         return isinstance(storage, FileSystemStorage) and Path(storage.path(self.path)).is_symlink()
 
-    def entries(self, *, hidden: bool = False) -> list[Entry]:
-        """Tell what lies in this directory, sorted.
-
-        Args:
-            hidden: Whether names are told that users do not see.
+    def entries(self) -> list[Entry]:
+        """Tell what lies in this directory, sorted; uploads that are not finished do not show.
 
         Raises:
             SuspiciousFileOperation: The listing has a name that would lead elsewhere.
         """
-        path = self.path
-        if isinstance(self.storage, NetworkStorage):
-            where = self.storage._path(path)
-            found = self.storage._run(path, lambda session: list(session.listdir(where)))
-            entries = list(found)
-        else:
-            directories, files = self.storage.listdir(path)
-            entries = [Entry(name, True, (self / name)._is_link()) for name in directories if name]
-            entries += [Entry(_plain(name), False) for name in files if name]
-        entries = [entry for entry in entries if hidden or not is_temporary(entry.name)]
-        return sorted(entries, key=lambda entry: entry.name)
+        storage, path = self.storage, self.path
+        if isinstance(storage, NetworkStorage):
+            where = storage._path(path)
+            return _shown(
+                storage._run(path, lambda session: list(session.listdir(where, details=True)))
+            )
+        directories, files = storage.listdir(path)
+        on_disk: dict[str, Entry] = {}
+        if isinstance(storage, FileSystemStorage):
+            on_disk = {entry.name: entry for entry in _scan(storage.path(path))}
+            if type(storage).size is not FileSystemStorage.size:
+                # What is encrypted, say, has another length there.
+                on_disk = {name: replace(entry, stat=None) for name, entry in on_disk.items()}
+        return _shown(
+            on_disk.get(name) or Entry(_plain(name), is_dir)
+            for names, is_dir in ((directories, True), (files, False))
+            for name in names
+            if name
+        )
 
     def stat(self) -> Stat:
         """Tell what the storage tells of a file."""
@@ -283,12 +289,8 @@ class Local:
         return self.path.is_dir() and (follow or not self.path.is_symlink())
 
     def entries(self) -> list[Entry]:
-        """Tell what lies in this directory, sorted."""
-        with os.scandir(self.path) as found:
-            entries = [Entry(x.name, x.is_dir(), x.is_symlink()) for x in found]
-        return sorted(
-            (entry for entry in entries if not is_temporary(entry.name)), key=lambda x: x.name
-        )
+        """Tell what lies in this directory, sorted; what is not finished does not show."""
+        return _shown(_scan(self.path))
 
     def stat(self) -> Stat:
         """Tell what the system tells of a file."""
@@ -403,6 +405,25 @@ def place(text: str) -> Place:
 def local(text: str) -> Local | None:
     """Read a path on this machine; ``-`` is None, for standard input or output. For argparse."""
     return None if text == "-" else Local(Path(text), text.endswith(os.sep))
+
+
+def _scan(path: str | Path) -> list[Entry]:
+    """List a directory of this machine; links, pipes and the like tell no more than their names."""
+
+    def told(entry: os.DirEntry[str]) -> Stat | None:
+        with suppress(OSError):  # gone by now
+            stat = entry.stat(follow_symlinks=False)
+            is_dir = modes.S_ISDIR(stat.st_mode)
+            if is_dir or modes.S_ISREG(stat.st_mode):
+                return Stat(is_dir, stat.st_size, stat.st_mtime)
+        return None
+
+    with os.scandir(path) as found:
+        return [Entry(x.name, x.is_dir(), x.is_symlink(), told(x)) for x in found]
+
+
+def _shown(entries: Iterable[Entry]) -> list[Entry]:
+    return sorted((x for x in entries if not is_temporary(x.name)), key=lambda x: x.name)
 
 
 def _plain(name: str) -> str:

@@ -8,6 +8,7 @@ from argparse import ArgumentParser
 from threading import Event
 from typing import Any
 
+from ..storage import NetworkStorage
 from .looking import below
 from .place import Place, place
 from .steps import Done, Step, run_steps
@@ -64,6 +65,8 @@ def remove_directories(tops: list[Place], failed: Failures) -> None:
                 if error.errno != errno.ENOTEMPTY:
                     failed.add(directory, error)
                 elif not some_stay:
-                    hint = f"{reason(error)}; `cleanup` knows of hidden files that uploads left"
-                    failed.add(directory, OSError(error.errno, hint))
+                    hint = "hidden files of uploads (.netstorage-…) are in it"
+                    if isinstance(directory.storage, NetworkStorage):
+                        hint = "`cleanup` knows of hidden files that uploads left"
+                    failed.add(directory, OSError(error.errno, f"{reason(error)}; {hint}"))
                     some_stay = True

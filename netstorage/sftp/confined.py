@@ -39,10 +39,16 @@ class ConfinedSession(SFTPSession):
         self._require_inside(path, follow=follow)
         return super().stat(path, follow=follow)
 
-    def listdir(self, path: str) -> Iterable[Entry]:
-        """Read a directory; a link that leads outside is not told as the directory it may be."""
+    def listdir(self, path: str, *, details: bool = False) -> Iterable[Entry]:
+        """Read a directory; a link that leads outside is not told as the directory it may be.
+
+        Nor does any link tell of what it leads to.
+        """
         self._require_inside(path)
-        entries = {entry.name: entry for entry in super().listdir(path)}
+        entries = {
+            entry.name: replace(entry, stat=None) if entry.is_link else entry
+            for entry in super().listdir(path, details=details)
+        }
         links = [name for name, entry in entries.items() if entry.is_link and entry.is_dir]
         if links:
             root, *reals = self._resolve([self._root, *(posixpath.join(path, x) for x in links)])

@@ -41,6 +41,7 @@ DIRECTORY_TRIES = 5
 STRICT_SERVERS = ("OpenSSH", "mod_sftp", "AsyncSSH")
 # Of these ProFTPD's looks first: of two clients that rename at once to one name, both may succeed.
 RACING_SERVERS = ("mod_sftp",)
+NOTHING = Attributes()
 
 
 class SFTPSession(Session):
@@ -92,7 +93,7 @@ class SFTPSession(Session):
         """Describe a file: one round trip."""
         return _as_stat(self._verdicts.attributes(path, follow=follow))
 
-    def listdir(self, path: str) -> Iterable[Entry]:
+    def listdir(self, path: str, *, details: bool = False) -> Iterable[Entry]:
         """Read a directory; READDIRs go out twice as many at a time while names keep coming."""
         wire = self._wire
         try:
@@ -124,14 +125,14 @@ class SFTPSession(Session):
         self._close(handle)
         if failure is not None:
             raise self._verdicts.not_a_directory(path, failure)
-        return self._entries(path, [entry for entry in entries.items() if is_entry(entry[0])])
+        named = {name: entries[name] for name in entries if is_entry(name)}
+        return self._entries(path, named, details=details)
 
-    def _entries(self, path: str, named: list[tuple[str, Attributes]]) -> list[Entry]:
+    def _entries(self, path: str, named: dict[str, Attributes], *, details: bool) -> list[Entry]:
         """Tell directories from files; links, and what has no type, are looked up in flight."""
         wire = self._wire
-        is_dir = {name: attributes.is_dir for name, attributes in named}
-        links = {name for name, attributes in named if modes.S_ISLNK(attributes.permissions or 0)}
-        unknown = [name for name, a in named if a.permissions is None or name in links]
+        links = {name for name, a in named.items() if modes.S_ISLNK(a.permissions or 0)}
+        unknown = [name for name, a in named.items() if a.permissions is None or name in links]
         for start in range(0, len(unknown), IN_FLIGHT_REQUESTS):
             batch = unknown[start : start + IN_FLIGHT_REQUESTS]
             requests = [
@@ -139,11 +140,16 @@ class SFTPSession(Session):
             ]
             for name, request in zip(batch, requests, strict=True):
                 try:
-                    is_dir[name] = wire.attributes(request).is_dir
+                    named[name] = wire.attributes(request)
                 except StatusError:
                     # A link to nowhere, to itself, or to what we may not see: no directory.
-                    is_dir[name] = False
-        return [Entry(name, is_dir[name], name in links) for name in is_dir]
+                    named[name] = NOTHING
+        return [
+            Entry(
+                name, a.is_dir, name in links, _as_stat(a) if details and a is not NOTHING else None
+            )
+            for name, a in named.items()
+        ]
 
     # Reading
 

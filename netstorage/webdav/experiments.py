@@ -61,8 +61,8 @@ class Experiments:
             probe = temporary(directory)
             self._put_empty(probe)
             try:
-                names = [r.segments[-1:] for r in self._looking.propfind(directory, "1")]
-                found = (posixpath.basename(probe),) in names
+                listed = self._looking.propfind(directory, "1", details=False)
+                found = any(r.segments[-1:] == (posixpath.basename(probe),) for r in listed)
             finally:
                 response = self._http.request("DELETE", probe, {"Depth": "0"})
             if response.status_code not in DELETED:

@@ -10,6 +10,7 @@ from ..exceptions import ProtocolError
 from ..session import Stat
 from .http import ERRNO, HTTP, leads_to_slash
 from .multistatus import (
+    ONLY_TYPE,
     PROPERTIES,
     MultistatusError,
     Resource,
@@ -57,14 +58,16 @@ class Looking:
         if self.is_dir(path):
             raise IsADirectoryError(errno.EISDIR, "is a collection", path)
 
-    def propfind(self, path: str, depth: str, *, slash: bool = False) -> list[Resource]:
-        """Describe a collection, and with Depth 1 what lies in it."""
-        response, resources = self.ask(path, depth, slash=slash)
+    def propfind(
+        self, path: str, depth: str, *, slash: bool = False, details: bool = True
+    ) -> list[Resource]:
+        """Describe a collection, and with Depth 1 what lies in it; or tell only what is one."""
+        response, resources = self.ask(path, depth, slash=slash, details=details)
         if response.status_code == 207:
             return resources
         if not slash and leads_to_slash(response):
             try:
-                return self.propfind(path, depth, slash=True)
+                return self.propfind(path, depth, slash=True, details=details)
             except OSError as error:
                 if depth != "0" or error.errno != errno.ENOTSUP:
                     raise
@@ -74,7 +77,9 @@ class Looking:
             self.raise_if_below_a_file(path)
         raise self._http.refusal(response, path)
 
-    def ask(self, path: str, depth: str, *, slash: bool) -> tuple[httpx.Response, list[Resource]]:
+    def ask(
+        self, path: str, depth: str, *, slash: bool, details: bool = True
+    ) -> tuple[httpx.Response, list[Resource]]:
         """Send PROPFIND, and read its answer if it is a multistatus.
 
         A broken one is asked for once more: Go's server breaks off with "Internal Server Error" in
@@ -82,10 +87,11 @@ class Looking:
         """
         # lighttpd refuses a body without a type.
         headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
+        content = PROPERTIES if details else ONLY_TYPE
         broken: MultistatusError | None = None
         for _ in range(2):
             with self._http.stream(
-                "PROPFIND", path, headers, slash=slash, content=PROPERTIES
+                "PROPFIND", path, headers, slash=slash, content=content
             ) as response:
                 if response.status_code != 207:
                     return response, []

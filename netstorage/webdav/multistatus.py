@@ -16,10 +16,11 @@ LONGEST_TEXT = 64 * 2**10
 LONGEST_RESPONSE = 2**20
 """Bytes without the end of a response beyond which a server is taken to be lying, too."""
 
-# What is asked for of a file or collection (section 15).
-PROPERTIES = b"""<?xml version="1.0" encoding="utf-8"?>
-<propfind xmlns="DAV:"><prop><resourcetype/><getcontentlength/><getlastmodified/><creationdate/>\
-<getetag/></prop></propfind>"""
+_PROPFIND = b"""<?xml version="1.0" encoding="utf-8"?>
+<propfind xmlns="DAV:"><prop><resourcetype/>%s</prop></propfind>"""
+# What is asked for of a file or collection (section 15), and of many that only shall have names.
+PROPERTIES = _PROPFIND % b"<getcontentlength/><getlastmodified/><creationdate/><getetag/>"
+ONLY_TYPE = _PROPFIND % b""
 
 _DAV = "DAV:|"
 _TEXTS = {

@@ -108,7 +108,7 @@ class WebDAVSession(Session):
         """Describe a file or collection: one request. WebDAV knows no links."""
         return self._looking.stat(path)
 
-    def listdir(self, path: str) -> Iterable[Entry]:
+    def listdir(self, path: str, *, details: bool = False) -> Iterable[Entry]:
         """Read a collection: one request."""
         if not self._http.can_propfind:
             raise OSError(
@@ -118,7 +118,7 @@ class WebDAVSession(Session):
                 path,
             )
         try:
-            resources = self._looking.propfind(path, "1", slash=True)
+            resources = self._looking.propfind(path, "1", slash=True, details=details)
         except OSError as error:
             # Apache says 400 and lighttpd 403 to a slash behind a file's name.
             if error.errno not in {errno.EINVAL, errno.EACCES} or self.stat(path).is_dir:
@@ -131,9 +131,12 @@ class WebDAVSession(Session):
             if resource.status in {404, 410}:
                 continue
             *parent, name = resource.segments or ("",)
+            stat = resource.stat
             if tuple(parent) == here and is_entry(name):
-                entries.append(Entry(name, resource.stat.is_dir))
-            elif resource.segments == here and not resource.stat.is_dir:
+                # One with a status of its own has no properties beside it.
+                told = stat if details and resource.status is None else None
+                entries.append(Entry(name, stat.is_dir, stat=told))
+            elif resource.segments == here and not stat.is_dir:
                 raise NotADirectoryError(errno.ENOTDIR, "is not a collection", path)
         return entries
 
@@ -346,7 +349,7 @@ class WebDAVSession(Session):
                 "empty; it was not removed",
                 path,
             )
-        resources = self._looking.propfind(path, "1")
+        resources = self._looking.propfind(path, "1", details=False)
         if len(resources) > 1:
             raise OSError(errno.ENOTEMPTY, "the collection is not empty", path)
         if not itself(resources, path).stat.is_dir:

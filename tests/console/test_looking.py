@@ -6,12 +6,18 @@ import io
 import os
 import re
 
+import httpx
 import pytest
 from django.core.files.base import ContentFile
-from django.core.files.storage import storages
+from django.core.files.storage import FileSystemStorage, storages
 from django.core.management import CommandError, call_command
+from django.test import override_settings
 
 from netstorage.console.terminal import size_of
+from netstorage.sftp.wire import Wire
+from netstorage.storage import TEMPORARY
+from tests.servers.scripted import Loop, Scripted, attributes, names
+from tests.servers.scripted_http import MemoryDAV, ScriptedHTTP
 
 FEW_SERVERS = True
 
@@ -71,6 +77,119 @@ def test_tree_where_the_terminal_has_few_characters(nas):
     out.flush()
     shown = out.buffer.getvalue().decode("ascii")
     assert shown == "nas:\n`-- ?/\n    `-- b\n1 directory, 1 file\n"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What servers are asked, one by one."""
+    seen = []
+    send, request = httpx.Client.send, Wire.request
+
+    def sending(client, asked, **options):
+        seen.append(asked.method)
+        return send(client, asked, **options)
+
+    def requesting(wire, kind, fields):
+        seen.append(kind)
+        return request(wire, kind, fields)
+
+    monkeypatch.setattr(httpx.Client, "send", sending)
+    monkeypatch.setattr(Wire, "request", requesting)
+    return seen
+
+
+def test_sizes_and_times_come_with_the_listing(run, nas, asked):
+    """``ls -l`` asks no more than ``ls``, and ``du`` no more than ``tree``."""
+    for number in range(50):
+        nas.save(f"dir/{number:02}", ContentFile(bytes(number)))
+    nas.save("dir/in/x", ContentFile(bytes(1000)))
+
+    def count(*words):
+        asked.clear()
+        return run(*words), len(asked)
+
+    rows, more = count("ls", "-l", "nas:dir")
+    _, less = count("ls", "nas:dir")
+    assert 0 < more == less < 50
+    assert re.fullmatch(rf"     49 B  {TIME}  49", rows.splitlines()[49])
+    sums, more = count("du", "nas:")
+    _, less = count("tree", "nas:")
+    assert 0 < more == less < 50
+    assert sums.splitlines()[-1] == f"{size_of(sum(range(50)) + 1000):>9}  nas:"
+
+
+@pytest.fixture(params=["sftp", "webdav"])
+def terse(request):
+    """A server whose listings tell no sizes, as the alias ``default``; a and b lie there."""
+    files = {"a": b"123", "b": b"12345"}
+    if request.param == "sftp":
+
+        def bare(peer, asked):
+            if asked.name != "READDIR" or not (left := peer._handles[asked.strings[0]][1]):
+                return None
+            listed = [(name, attributes(mode=0o100644)) for name in left]
+            left.clear()
+            return names(asked.id, listed)
+
+        loop = Loop()
+        server = Scripted(loop, bare)
+        for name, content in files.items():
+            server.put(name, content)
+        yield "SFTP", server.options
+        server.stop()
+        loop.stop()
+        return
+    dav = MemoryDAV(files)
+
+    def without_sizes(asked):
+        reply = dav(asked)
+        if asked.headers.get("depth") == "1":
+            reply.body = re.sub(rb"<D:getcontentlength>.*?</D:getcontentlength>", b"", reply.body)
+        return reply
+
+    with ScriptedHTTP(without_sizes) as server:
+        yield "WebDAV", {"url": server.url}
+
+
+def test_what_a_listing_does_not_tell_is_asked_for(run, terse):
+    kind, options = terse
+    entry = {"BACKEND": f"netstorage.{kind}Storage", "OPTIONS": options}
+    with override_settings(STORAGES={"default": entry}):
+        assert run("du", "default:") == "      8 B  default:\n"
+        rows = [row.split() for row in run("ls", "-l", "default:").splitlines()]
+        assert [(row[0], row[-1]) for row in rows] == [("3", "a"), ("5", "b")]
+        storages["default"].pool.close()
+
+
+class Longer(FileSystemStorage):
+    """A storage whose files have another length than on its disk, as encrypted ones have."""
+
+    def size(self, name):
+        return super().size(name) + 2046
+
+
+def test_a_storage_on_disk_tells_sizes_itself(run, nas, tmp_path):
+    entry = {
+        "BACKEND": "tests.console.test_looking.Longer",
+        "OPTIONS": {"location": tmp_path / "longer"},
+    }
+    with override_settings(STORAGES={"longer": entry}):
+        storages["longer"].save("x", ContentFile(b"12"))
+        assert run("du", "longer:") == "  2.0 KiB  longer:\n"
+        assert run("ls", "-l", "longer:").startswith("  2.0 KiB  ")
+
+
+def test_uploads_that_are_not_finished_do_not_show(run, alias):
+    """Whatever the storage is; a name that only begins as theirs is one like any other."""
+    hidden, user = f"dir/{TEMPORARY}{'0' * 32}", f"dir/{TEMPORARY}x"
+    for name in (hidden, user):
+        storages[alias].save(name, ContentFile(bytes(2**21)))
+    shown = run("ls", f"{alias}:dir").splitlines()
+    assert shown == [f"{TEMPORARY}x", "in/", "z", "ü.bin"]
+    assert hidden.removeprefix("dir/") not in run("tree", f"{alias}:")
+    assert run("du", "-s", f"{alias}:").startswith("  3.0 MiB")
+    for name in (hidden, user):
+        storages[alias].delete(name)
 
 
 def test_du(run, alias):

@@ -12,6 +12,7 @@ from django.core.files.storage import storages
 from django.core.management import CommandError
 
 from netstorage.console.place import Local, Place
+from netstorage.console.terminal import Terminal
 from tests.contract.helpers import raw_names, read
 
 FEW_SERVERS = True
@@ -293,6 +294,36 @@ def test_rm_leaves_what_a_link_leads_to(run, server, nas, tmp_path):
         run("rm", "-r", f"{alias}:dir", f"{alias}:link")
         assert storages[alias].listdir("") == ([], [])
     assert (tmp_path / "precious/x").exists()
+
+
+@pytest.mark.parametrize("other", ["nas", "disk"])
+def test_the_bar_shows_bytes(run, nas, plain, other, monkeypatch):
+    """The lengths come with the listings."""
+    run("put", "-r", "t", f"{other}:")
+    seen = []
+    progress = Terminal.progress
+
+    def watched(terminal, what, total, *, of_bytes):
+        seen.append((what, total, of_bytes))
+        return progress(terminal, what, total, of_bytes=of_bytes)
+
+    monkeypatch.setattr(Terminal, "progress", watched)
+    run("cp", "-r", f"{other}:t", "nas2:")
+    run("get", "-r", f"{other}:t", "back")
+    run("put", "-r", "t", "nas:again")
+    run("mv", f"{other}:t", "memory:")
+    assert seen == [("copied", LARGE + 7, True)] * 3 + [("moved", LARGE + 7, True)]
+
+
+def test_rm_tells_of_hidden_files_elsewhere(run, nas, tmp_path):
+    """A copy to a disk that is under way is not removed either."""
+    hidden = tmp_path / "disk/dir" / f".netstorage-{'0' * 32}"
+    storages["disk"].save("dir/x", ContentFile(b""))
+    hidden.write_bytes(b"half")
+    with pytest.raises(CommandError, match=r"not empty; hidden files of uploads"):
+        run("rm", "-r", "disk:dir")
+    assert os.listdir(hidden.parent) == [hidden.name]
+    hidden.unlink()
 
 
 def test_rm_tells_of_hidden_files(run, nas):

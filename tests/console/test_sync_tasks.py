@@ -1,4 +1,4 @@
-"""``sync --tasks``: several worker processes copy, and whatever becomes of them, nothing is lost."""
+"""``sync --tasks``: workers copy; whatever becomes of them, nothing is lost."""
 
 from __future__ import annotations
 

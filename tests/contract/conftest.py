@@ -32,9 +32,9 @@ def listings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         return
     listdir = WebDAVSession.listdir
 
-    def from_disk(session: WebDAVSession, path: str) -> list[Entry]:
+    def from_disk(session: WebDAVSession, path: str, *, details: bool = False) -> list[Entry]:
         with pytest.raises(OSError, match="cannot list") as caught:
-            listdir(session, path)
+            listdir(session, path, details=details)
         assert caught.value.errno == errno.ENOTSUP
         folder = server.root / path
         if not folder.exists():

@@ -27,6 +27,9 @@ CANNOT_LIST = {"nginx-plain"}
 HIDES_DOTS = {"nginx", *CANNOT_LIST}
 """Servers that list no names that begin with a dot (by the code of nginx-dav-ext-module)."""
 
+HIDES_LINKS = {"rclone-sftp"}
+"""SFTP servers that list no symbolic links."""
+
 LOCKING = {"rclone-webdav"}
 """Servers that let nobody remove a half upload until they noticed that its connection is gone."""
 

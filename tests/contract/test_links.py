@@ -199,6 +199,15 @@ def test_a_listing_tells_links_out_as_no_directories(confined):
     assert {"out", "out-sub", "out-like", "out-file", "out-twice"} <= set(files)
 
 
+def test_a_listing_tells_nothing_of_what_links_lead_to(confined):
+    where = confined._path("")
+    listed = confined._run("", lambda session: list(session.listdir(where, details=True)))
+    links = {entry.name: entry.stat for entry in listed if entry.is_link}
+    assert [x.stat for x in listed if x.name not in links] == [confined._stat("dir")]
+    assert links.keys() >= {"to-dir", "to-file", "out", "out-file", "loop"}
+    assert not any(links.values())
+
+
 def test_leftovers_outside_stay(confined, place):
     name = TEMPORARY + secrets.token_hex(16)
     then = time.time() - timedelta(days=3).total_seconds()

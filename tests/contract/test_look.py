@@ -12,7 +12,7 @@ from django.core.files.base import ContentFile
 from django.test import override_settings
 
 from netstorage.storage import TEMPORARY
-from tests.contract.helpers import CANNOT_LIST, HIDES_DOTS, raw_names
+from tests.contract.helpers import CANNOT_LIST, HIDES_DOTS, HIDES_LINKS, raw_names
 
 CLOCK = 5
 """Seconds that a server's clock and the coarseness of its times may make."""
@@ -102,6 +102,37 @@ def test_listdir_of_many(storage):
     directories, files = storage.listdir("")
     assert directories == names[:1]
     assert sorted(files) == names[1:]
+
+
+def test_a_listing_tells_what_asking_tells(tree, server):
+    """Of each file, directory and link, if details are wanted; else names alone."""
+    tree.save("dir/empty.txt", ContentFile(b""))
+    tree.save("dir/large.bin", ContentFile(bytes(300_000)))
+    sizes = {"file.txt": 12, "empty.txt": 0, "large.bin": 300_000}
+    names = {*sizes, "inner"}
+    if server.root is not None:
+        folder = server.root / tree.location / "dir"
+        (folder / "link").symlink_to("large.bin")
+        if server.protocol == "sftp":
+            # WebDAV knows no links, and some servers cannot list one to nowhere.
+            (folder / "nowhere").symlink_to("missing")
+            names |= set() if server.name in HIDES_LINKS else {"link", "nowhere"}
+            sizes |= {} if server.name in HIDES_LINKS else {"link": 300_000}
+    where = tree._path("dir")
+    with tree.pool.connection() as session:
+        assert not any(entry.stat for entry in session.listdir(where))
+        entries = {entry.name: entry for entry in session.listdir(where, details=True)}
+        assert entries.keys() - {"link"} == names - {"link"}
+        for name, entry in entries.items():
+            assert (entry.stat is None) == (name == "nowhere" or server.name in CANNOT_LIST)
+            if entry.stat is not None:
+                asked = session.stat(f"{where}/{name}")
+                assert entry.is_dir == entry.stat.is_dir == asked.is_dir
+                assert entry.stat.size == asked.size
+                assert entry.stat.same_version(asked)
+                assert int(entry.stat.mtime) == int(asked.mtime)
+                assert name not in sizes or entry.stat.size == sizes[name]
+    assert "link" not in names or "link" in entries
 
 
 def test_unfinished_uploads_do_not_show(storage, server, tmp_path):
