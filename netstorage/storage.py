@@ -35,6 +35,8 @@ _HIDDEN = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}(-link|\?;)?")
 
 NAMES_TRIED = 100
 """How many names a save tries: a server, or a subclass, may say of every one that it is taken."""
+UPLOADS_TRIED = 5
+"""How often a content is sent that is gone from the server before it has its name."""
 
 # Storage.save() does not hand its max_length to _save(), which may have to find another name.
 _max_length: ContextVar[int | None] = ContextVar("netstorage_max_length", default=None)
@@ -189,6 +191,11 @@ class NetworkStorage(NamedStorage):
                     if not rename or tries == NAMES_TRIED:
                         raise
                     name = self._clean(self.get_available_name(name, _max_length.get()))
+                except FileNotFoundError:
+                    # Its directory was removed; or rclone removed it for another save of its name.
+                    if len(temporaries) >= UPLOADS_TRIED:
+                        raise
+                    temporary = self._run(name, upload, exclusive=size > SMALL)
                 else:
                     break
             temporaries.remove(temporary)
