@@ -7,7 +7,7 @@ import logging
 import posixpath
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,17 +15,13 @@ from datetime import datetime, timezone
 from itertools import count
 from pathlib import PurePath
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import urljoin
 
 from django.conf import settings
-from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import File
-from django.utils.encoding import filepath_to_uri
 
-from . import links
 from .exceptions import ConnectionLost, NetStorageError, PoolTimeout, ProtocolError
 from .files import RemoteFile, local_source
-from .options import ConfiguredStorage
+from .names import NamedStorage, as_text
 from .session import SMALL, Session, Sink, Stat
 from .spool import Spool
 
@@ -39,6 +35,8 @@ _HIDDEN = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{32}(-link|\?;)?")
 
 NAMES_TRIED = 100
 """How many names a save tries: a server, or a subclass, may say of every one that it is taken."""
+UPLOADS_TRIED = 5
+"""How often a content is sent that is gone from the server before it has its name."""
 
 # Storage.save() does not hand its max_length to _save(), which may have to find another name.
 _max_length: ContextVar[int | None] = ContextVar("netstorage_max_length", default=None)
@@ -46,7 +44,7 @@ _max_length: ContextVar[int | None] = ContextVar("netstorage_max_length", defaul
 _tries: ContextVar[Iterator[int] | None] = ContextVar("netstorage_tries", default=None)
 
 
-class NetworkStorage(ConfiguredStorage):
+class NetworkStorage(NamedStorage):
     """A Django storage on a server; the protocols derive from it.
 
     Every option may come from the setting named by ``settings_name``, too; arguments win.
@@ -56,33 +54,6 @@ class NetworkStorage(ConfiguredStorage):
         SuspiciousFileOperation: From every method: a name leaves ``location``.
         NetStorageError: From every method that talks to the server; see netstorage.exceptions.
     """
-
-    # Names
-
-    def _clean(self, name: str | PurePath) -> str:
-        """Return ``name`` without detours, or refuse it; the root is the empty string."""
-        text = _as_text(name)
-        clean = posixpath.normpath(text) if text else ""
-        # As with FileSystemStorage, a whole path below an absolute location will do.
-        if clean.startswith("/") and self.location.startswith("/"):
-            clean = posixpath.relpath(clean, self.location)
-        # A server on Windows may take a backslash for a slash.
-        as_windows = posixpath.normpath(clean.replace("\\", "/")) if "\\" in clean else clean
-        if "\0" in text or any(
-            reading == ".." or reading.startswith(("/", "../")) for reading in (clean, as_windows)
-        ):
-            raise SuspiciousFileOperation(f"The name {text!r} leads out of the storage's location.")
-        try:
-            # Bytes that are no text come and go as surrogate escapes; other surrogates are nothing.
-            clean.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:
-            raise SuspiciousFileOperation(f"The name {text!r} cannot be encoded.") from None
-        return "" if clean == "." else clean
-
-    def _path(self, name: str | PurePath) -> str:
-        """Return the path on the server that stands for ``name``."""
-        clean = self._clean(name)
-        return posixpath.join(self.location, clean) if clean else self.location
 
     # Sessions
 
@@ -228,6 +199,11 @@ class NetworkStorage(ConfiguredStorage):
                     if not rename or tries == NAMES_TRIED:
                         raise
                     name = self._clean(self.get_available_name(name, _max_length.get()))
+                except FileNotFoundError:
+                    # Its directory was removed; or rclone removed it for another save of its name.
+                    if len(temporaries) >= UPLOADS_TRIED:
+                        raise
+                    temporary = self._run(name, upload, exclusive=size > SMALL)
                 else:
                     break
             temporaries.remove(temporary)
@@ -276,7 +252,7 @@ class NetworkStorage(ConfiguredStorage):
             if not self._clean(name):
                 raise IsADirectoryError(errno.EISDIR, "is the root of the storage", str(name))
         self._clean(name)
-        name = _as_text(name)
+        name = as_text(name)
         return RemoteFile(_Remote(self, name), name, mode)
 
     def _spool(self) -> Spool:
@@ -316,69 +292,6 @@ class NetworkStorage(ConfiguredStorage):
                 (directories if entry.is_dir else files).append(entry.name)
         return directories, files
 
-    # Links
-
-    @property
-    def signs_urls(self) -> bool:
-        """Whether ``url()`` gives signed links."""
-        return bool(self.options["querystring_auth"])
-
-    def url(self, name: str | None) -> str:
-        """Return ``base_url`` with the quoted name; signed with the option ``querystring_auth``.
-
-        Raises:
-            ValueError: There is no ``base_url``.
-        """
-        if not self.signs_urls:
-            return self._join_url(filepath_to_uri(name))
-        url = self._url_to_sign(name or "")
-        return links.sign(url, self.options["querystring_expire"], self._bound_to())
-
-    def absolute_url(self, name: str | None) -> str:
-        """Return ``url()`` with scheme and host, for e-mails and other systems.
-
-        They are those of ``base_url``, or https and the domain of the current site of
-        ``django.contrib.sites``.
-
-        Raises:
-            ValueError: There is no ``base_url``.
-            ImproperlyConfigured: Neither tells the host.
-        """
-        return links.absolute(self.url(name))
-
-    def verify_url(self, name: str, query: Mapping[str, str]) -> None:
-        """Check that a request for ``name`` came by a link of ``url()``.
-
-        Args:
-            name: The name in the request's path.
-            query: The request's query, ``request.GET``.
-
-        Raises:
-            BadSignature: It did not.
-            SignatureExpired: It did, but the link is too old.
-        """
-        links.verify(self._url_to_sign(name), query, self._bound_to())
-
-    def _bound_to(self) -> str | None:
-        bind: Callable[[], str] | None = self.options["querystring_bind"]
-        return None if bind is None else str(bind())
-
-    def _url_to_sign(self, name: str) -> str:
-        """Return a URL that no two files share, whatever detours their names take."""
-        return self._join_url(quoted(self._clean(name)))
-
-    def _join_url(self, url: str | None) -> str:
-        base_url = self.base_url
-        if base_url is None:
-            raise ValueError(
-                "This file is not accessible via a URL: set the storage's option 'base_url' (or "
-                "MEDIA_URL) to where netstorage.urls, a web server or a view of yours serves its "
-                "files."
-            )
-        if url is not None:
-            url = url.lstrip("/")
-        return urljoin(base_url, url)
-
     def get_accessed_time(self, name: str) -> datetime:
         """Return when a file was last read, where the protocol tells."""
         return self._time(name, "atime", "time of last access")
@@ -417,15 +330,6 @@ class NetworkStorage(ConfiguredStorage):
 def is_temporary(name: str) -> bool:
     """Tell whether a name is that of an upload under way, or of an experiment on the server."""
     return _HIDDEN.fullmatch(name) is not None
-
-
-def quoted(path: str) -> str:
-    """Quote a path for a URL; unlike ``filepath_to_uri()``, take no backslash for a slash."""
-    return "%5C".join(filepath_to_uri(part) for part in path.split("\\"))
-
-
-def _as_text(name: str | PurePath) -> str:
-    return name.as_posix() if isinstance(name, PurePath) else str(name)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from netstorage.exceptions import ConnectError, ConnectionLost, FileChanged, Pro
 from netstorage.session import ENTRY
 from netstorage.sftp import frames as w
 from netstorage.sftp import transfer
+from netstorage.sftp.session import RENAME_TRIES
 from netstorage.sftp.stream import CHANNEL_WINDOW, Pipe
-from netstorage.storage import NetworkStorage
+from netstorage.storage import UPLOADS_TRIED, NetworkStorage
 from tests.contract.helpers import Stream
 from tests.servers.scripted import (
     LIMITS,
@@ -671,6 +672,88 @@ def test_a_sink_that_raises_costs_nobody_the_session(scripted):
     assert lengths(server, "READ") != []
     assert read(storage, "f") == content(5_000_000)
     assert connects(storage) == 1
+
+
+# --- a file that gets its name after all --------------------------------------------------------
+
+LIKE_RCLONE = {
+    "server_version": "rclone/",
+    "extensions": {b"posix-rename@openssh.com": b"1"},
+}
+
+
+def gone(peer: Peer, request: Request) -> bytes:
+    """rclone moved it, and removed it for another's of that name."""
+    source, target = request.strings[-2:]
+    del peer.server.files[source]
+    peer.server.files[target] = bytearray(b"another's")
+    return status(request.id, w.FAILURE)
+
+
+def without_directory(peer: Peer, request: Request) -> bytes:
+    """Somebody removed the directory with all that was in it."""
+    peer.server.files.clear()
+    peer.server.directories.remove(b"dir")
+    return peer.honest(request)
+
+
+@pytest.mark.parametrize("code", [w.FAILURE, w.NO_SUCH_FILE])
+@pytest.mark.parametrize("request_name", ["RENAME", "posix-rename"])
+def test_a_rename_that_another_disturbed_is_tried_again(scripted, request_name, code):
+    """rclone fails to remove what another removes at the same time; ours is still there."""
+    server = scripted(on(request_name, code), **LIKE_RCLONE)
+    storage = server.storage(allow_overwrite=request_name == "posix-rename")
+    assert storage.save("f", ContentFile(b"ours")) == "f"
+    assert server.files == {b"f": b"ours"}
+    assert server.asked().count("WRITE") == 1
+
+
+def test_a_disturbed_rename_does_not_overwrite(scripted):
+    """The name was free before the first try, and is not before the second."""
+
+    def too_late(peer: Peer, request: Request) -> bytes:
+        if b"f" not in server.files:
+            server.put("f", b"another's")
+            return status(request.id, w.FAILURE)
+        source, target = request.strings
+        server.files[target] = server.files.pop(source)
+        return status(request.id, w.OK)
+
+    server = scripted(on("RENAME", too_late, each=True), **LIKE_RCLONE)
+    storage = server.storage()
+    name = storage.save("f", ContentFile(b"ours"))
+    assert server.files.pop(b"f") == b"another's"
+    assert server.files == {name.encode(): b"ours"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_is_gone_before_it_has_its_name_is_sent_again(scripted, overwrite):
+    server = scripted(on("posix-rename" if overwrite else "RENAME", gone), **LIKE_RCLONE)
+    storage = server.storage(allow_overwrite=overwrite)
+    name = storage.save("f", ContentFile(b"ours"))
+    if not overwrite:
+        assert server.files.pop(b"f") == b"another's"
+    assert server.files == {name.encode(): b"ours"}
+
+
+def test_a_directory_that_goes_before_a_file_has_its_name_is_made_again(scripted):
+    server = scripted(on("RENAME", without_directory))
+    server.directories.add(b"dir")
+    assert server.storage().save("dir/f", ContentFile(b"ours")) == "dir/f"
+    assert server.files == {b"dir/f": b"ours"}
+
+
+@pytest.mark.parametrize(
+    ("disturbance", "renames", "error"),
+    [(w.FAILURE, RENAME_TRIES, OSError), (gone, UPLOADS_TRIED, FileNotFoundError)],
+)
+def test_what_is_always_disturbed_is_an_error(scripted, disturbance, renames, error):
+    server = scripted(on("posix-rename", disturbance, each=True), **LIKE_RCLONE)
+    storage = server.storage(allow_overwrite=True)
+    with pytest.raises(error):
+        storage.save("f", ContentFile(b"ours"))
+    assert server.asked().count("posix-rename") == renames
+    assert b"ours" not in server.files.values()
 
 
 # --- servers without extensions -----------------------------------------------------------------

@@ -42,7 +42,7 @@ from netstorage.webdav.habits import LIFETIME, Habits, Notebook
 from netstorage.webdav.session import LOOK_FIRST
 from tests.contract.helpers import Stream, read
 from tests.servers import SERVERS, WEBDAV, fresh_location
-from tests.servers.apache import Apache
+from tests.servers.apache import MODULES, Apache
 from tests.servers.base import Server, free_port
 from tests.servers.docker import Container
 from tests.servers.keys import Authority
@@ -69,6 +69,14 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "apache-tls": lambda: Apache(tls=True),
     "apache-certificate": lambda: Apache(client_certificate=True),
     "apache-deflate": lambda: Apache(deflate=True),
+    "apache-deflate-always": lambda: Apache(
+        deflate=True,
+        extra=[
+            f"LoadModule env_module {MODULES}/mod_env.so",
+            '<Files "a.txt">\nSetEnv force-gzip 1\n</Files>',
+        ],
+    ),
+    "apache-encodings": lambda: Apache(deflate=True, extra=["AddEncoding x-gzip .gz .tgz"]),
     "apache-impatient": lambda: Apache(extra=["KeepAliveTimeout 50ms"]),
     "apache-without-slashes": lambda: Apache(extra=["DirectorySlash Off"]),
     "nginx-plain": NginxPlain,
@@ -1550,6 +1558,41 @@ def test_ranges_on_a_compressing_apache(make, variant):
     assert read(storage, "a.txt") == data
 
 
+def test_an_apache_that_calls_stored_bytes_encoded(make, variant):
+    """AddEncoding speaks of the file as it is stored, and as it comes."""
+    storage = make(variant("apache-encodings"))
+    data = gzip.compress(BIG)
+    storage.save("a.tar.gz", ContentFile(data))
+    with storage.open("a.tar.gz") as file:
+        for start in (300_000, 0, 7):
+            file.seek(start)
+            assert file.read(100) == data[start : start + 100]
+    assert read(storage, "a.tar.gz") == data
+
+
+@pytest.mark.parametrize("size", [1000, 400_000])
+def test_an_apache_that_compresses_unasked(make, variant, size):
+    server = variant("apache-deflate-always")
+    storage = make(server, location="")
+    (server.root / "a.txt").write_bytes(bytes(size))
+    with storage.pool.connection() as session, pytest.raises(ProtocolError, match="encoded a"):
+        session.read("a.txt", 0, None, lambda at, data: None)
+
+
+@pytest.mark.parametrize(
+    ("etag", "length"), [('"one-gzip"', 100), ('"one"', 90), (None, 100), ('"one"', None)]
+)
+def test_bytes_called_encoded_that_may_not_be_the_files(make, scripted, etag, length):
+    """Only the stored file's length and ETag show that they are."""
+    dav = MemoryDAV({"a.gz": b"x" * 100})
+    dav.etag = lambda path: '"one"'
+    headers = {"Content-Encoding": "gzip", **({"ETag": etag} if etag else {})}
+    reply = Reply(200, headers, b"x" * (length or 100), length=length is not None)
+    server = scripted(instead(dav, GET=reply))
+    with make(server).open("a.gz") as file, pytest.raises(ProtocolError, match="encoded a file"):
+        file.read()
+
+
 def test_a_server_that_ignores_ranges(make, scripted):
     """200 is the whole, never the range."""
     dav = MemoryDAV({"a.bin": BIG})
@@ -1605,7 +1648,8 @@ def test_answers_that_are_not_what_was_asked_for(make, scripted, reply, message)
         file.seek(50)
         file.read(10)
     assert caught.value.filename == "a"
-    assert server.methods().count("GET") == 1
+    # What is called encoded may be the file as it is stored: it is compared with that.
+    assert server.methods().count("GET") == 1 + (message == "encoded")
     # A server that breaks the protocol gets a fresh session.
     assert storage.pool.stats().size == 0
 

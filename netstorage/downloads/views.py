@@ -25,8 +25,9 @@ from django.utils.http import content_disposition_header, http_date, parse_http_
 from django.views.decorators.http import require_safe
 
 from ..exceptions import NetStorageError
+from ..names import quoted
 from ..session import Stat
-from ..storage import NetworkStorage, is_temporary, quoted
+from ..storage import NetworkStorage, is_temporary
 from . import byteranges
 from .content import Content, Part
 

@@ -8,7 +8,7 @@ import posixpath
 import stat as modes
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -36,6 +36,8 @@ PING_TIMEOUT = 3.0
 """Seconds that an idle session has for a sign of life."""
 DIRECTORY_TRIES = 5
 """How often missing directories are made: others may be making or removing them meanwhile."""
+RENAME_TRIES = 5
+"""How often a file is renamed on servers where others that rename to its name may disturb it."""
 # Servers whose RENAME and MKDIR refuse an existing name, as section 6.5 of the draft wants it.
 # Go's server overwrites; of unknown ones nothing is assumed.
 STRICT_SERVERS = ("OpenSSH", "mod_sftp", "AsyncSSH")
@@ -323,16 +325,38 @@ class SFTPSession(Session):
             # No server makes a hard link to a directory.
             if not is_dir and self._link(source, target):
                 return
-            if self._verdicts.look(target, follow=False) is not None:
-                raise FileExistsError(errno.EEXIST, "the name is taken", target)
-        try:
-            self._wire.status(
-                self._wire.request(frames.RENAME, encode_path(source) + encode_path(target))
-            )
-        except StatusError as error:
-            if self._verdicts.look(target, follow=False) is not None:
-                raise FileExistsError(errno.EEXIST, "the name is taken", target) from error
-            raise self._verdicts.error(error, target) from error
+
+        def send() -> int:
+            if not self._renames_safely:
+                self._require_free(target)
+            return self._wire.request(frames.RENAME, encode_path(source) + encode_path(target))
+
+        refused = self._refused(source, send)
+        if refused is not None:
+            self._require_free(target, refused)
+            raise self._verdicts.error(refused, target) from refused
+
+    def _require_free(self, target: str, refused: StatusError | None = None) -> None:
+        if self._verdicts.look(target, follow=False) is not None:
+            raise FileExistsError(errno.EEXIST, "the name is taken", target) from refused
+
+    def _refused(self, source: str, send: Callable[[], int]) -> StatusError | None:
+        """Rename, and return what the server says against it.
+
+        rclone first removes what has the name, even a file that another renamed a moment ago. Who
+        finds nothing left to remove is refused, too, but may try again.
+
+        Raises:
+            FileNotFoundError: The file itself was removed so.
+        """
+        for _ in range(RENAME_TRIES):
+            refused = self._wire.failure_of(send())
+            vague = refused is not None and refused.code in {frames.FAILURE, frames.NO_SUCH_FILE}
+            if self._strict or not vague:
+                break
+            if self._verdicts.look(source, follow=False) is None:
+                raise FileNotFoundError(errno.ENOENT, "the file is gone", source) from refused
+        return refused
 
     def _link(self, source: str, target: str) -> bool:
         """Try to rename by a hard link, which no server makes over another file.
@@ -392,24 +416,25 @@ class SFTPSession(Session):
         wire = self._wire
         names = encode_path(source) + encode_path(target)
         atomic = "posix-rename@openssh.com" in wire.extensions
-        if atomic:
-            request = wire.request_extended("posix-rename@openssh.com", names)
-        else:
-            request = wire.request(frames.RENAME, names)
-        try:
-            wire.status(request)
-        except StatusError as error:
+
+        def send() -> int:
+            if atomic:
+                return wire.request_extended("posix-rename@openssh.com", names)
+            return wire.request(frames.RENAME, names)
+
+        refused = self._refused(source, send)
+        if refused is not None:
             there = self._verdicts.look(target, follow=False)
             if there is not None and there.is_dir:
-                raise IsADirectoryError(errno.EISDIR, "is a directory", target) from error
+                raise IsADirectoryError(errno.EISDIR, "is a directory", target) from refused
             if there is not None and not atomic:
                 raise OSError(
                     errno.ENOTSUP,
                     "the server cannot replace a file atomically (it lacks the extension "
                     "posix-rename@openssh.com); delete the file first, or save under another name",
                     target,
-                ) from error
-            raise self._verdicts.error(error, target) from error
+                ) from refused
+            raise self._verdicts.error(refused, target) from refused
 
     def remove(self, path: str) -> None:
         """Remove a file; if that does not work because it is a directory, an empty directory."""

@@ -95,14 +95,15 @@ class Looking:
             ) as response:
                 if response.status_code != 207:
                     return response, []
-                # A few encoded bytes may stand for any number.
-                if response.headers.get("content-encoding", "identity") != "identity":
-                    raise ProtocolError(
-                        f"{self._http.server} encoded an answer though asked not to"
-                    )
+                # Raw: a few encoded bytes may stand for any number. Apache's AddEncoding calls the
+                # answer about a file encoded, too, and that is plain XML.
                 try:
                     return response, parse_multistatus(response.iter_raw())
                 except MultistatusError as error:
+                    if is_encoded(response):
+                        raise ProtocolError(
+                            f"{self._http.server} encoded an answer though asked not to"
+                        ) from error
                     broken = error
         raise ProtocolError(
             f"{self._http.server} broke the WebDAV protocol: its answer to PROPFIND is {broken}"
@@ -143,6 +144,11 @@ def itself(resources: list[Resource], path: str) -> Resource:
         number = ERRNO.get(found.status, errno.EIO)
         raise OSError(number, f"the server says {found.status} of it", path)
     return found
+
+
+def is_encoded(response: httpx.Response) -> bool:
+    """Tell whether a server calls a body encoded, or a file that it describes."""
+    return bool(response.headers.get("content-encoding", "identity") != "identity")
 
 
 def stat_of(response: httpx.Response, size: int | None) -> Stat:
