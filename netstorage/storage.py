@@ -22,7 +22,7 @@ from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import File
 from django.utils.encoding import filepath_to_uri
 
-from . import links
+from . import links, telemetry
 from .exceptions import ConnectionLost, NetStorageError, PoolTimeout, ProtocolError
 from .files import RemoteFile, local_source
 from .options import ConfiguredStorage
@@ -86,6 +86,7 @@ class NetworkStorage(ConfiguredStorage):
 
     # Sessions
 
+    @telemetry.watched
     def _run(
         self,
         name: str | PurePath,
@@ -131,6 +132,7 @@ class NetworkStorage(ConfiguredStorage):
     def _allow_overwrite(self) -> bool:
         return bool(self.options["allow_overwrite"])
 
+    @telemetry.operation("save")
     def save(self, name: str | None, content: Any, max_length: int | None = None) -> str:
         """Put ``content`` under ``name``, or under an alternative if that is taken.
 
@@ -184,6 +186,7 @@ class NetworkStorage(ConfiguredStorage):
         with local_source(content, self._spool) as (source, size):
             return self._store(name, source, size, overwrite=self._allow_overwrite, rename=True)
 
+    @telemetry.operation("save")
     def _store(
         self, name: str, source: BinaryIO, size: int, *, overwrite: bool, rename: bool
     ) -> str:
@@ -274,10 +277,21 @@ class NetworkStorage(ConfiguredStorage):
     def _spool(self) -> Spool:
         return Spool(self.max_memory_size, settings.FILE_UPLOAD_TEMP_DIR)
 
+    @telemetry.operation("stat")
     def _stat(self, name: str | PurePath, *, follow: bool = True) -> Stat:
         path = self._path(name)
         return self._run(name, lambda session: session.stat(path, follow=follow))
 
+    @telemetry.operation("read")
+    def _read(
+        self, name: str, read: Callable[[Session, str], T], start: int, stop: int | None
+    ) -> T:
+        """Do what reads bytes ``start`` to ``stop`` of a file."""
+        path = self._path(name)
+        exclusive = stop is None or stop - start > SMALL
+        return self._run(name, lambda session: read(session, path), exclusive=exclusive)
+
+    @telemetry.operation("exists")
     def exists(self, name: str) -> bool:
         """Tell whether ``name`` is taken: by a file, a directory, or a link to nowhere."""
         try:
@@ -295,6 +309,7 @@ class NetworkStorage(ConfiguredStorage):
             raise OSError(errno.ENOTSUP, "the server does not tell the file's size", str(name))
         return stat.size
 
+    @telemetry.operation("listdir")
     def listdir(self, path: str) -> tuple[list[str], list[str]]:
         """Return the names of the directories and of the files in ``path``; "" is the root.
 
@@ -392,6 +407,7 @@ class NetworkStorage(ConfiguredStorage):
 
     # Changing
 
+    @telemetry.operation("delete")
     def delete(self, name: str) -> None:
         """Remove a file or an empty directory; a missing one is no error.
 
@@ -434,11 +450,8 @@ class _Remote:
         return stat
 
     def read(self, start: int, stop: int | None, sink: Sink) -> Stat:
-        path = self.storage._path(self.name)
-        return self.storage._run(
-            self.name,
-            lambda session: session.read(path, start, stop, sink),
-            exclusive=stop is None or stop - start > SMALL,
+        return self.storage._read(
+            self.name, lambda session, path: session.read(path, start, stop, sink), start, stop
         )
 
     def publish(self, source: BinaryIO, size: int, *, exclusive: bool) -> None:
