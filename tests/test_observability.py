@@ -8,10 +8,12 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 import prometheus_client
 import pytest
@@ -329,6 +331,24 @@ def test_a_session_that_came_free_in_time(own, told):
         assert looking.result(PATIENCE)
         assert waiting == [1]
         assert told.span().attributes["netstorage.wait_time"] >= tight.pool.stats().wait_seconds > 0
+
+
+def test_work_is_not_waiting(relayed, relay, told):
+    """Nor is an answer that takes its time."""
+    assert relayed.exists("there.txt")
+    told.spans()
+    relay.hold_after(0)
+    with ThreadPoolExecutor() as executor:
+        looking = executor.submit(relayed.exists, "there.txt")
+        relay.wait_until_held()
+        began = time.perf_counter()
+        Event().wait(0.1)
+        held = time.perf_counter() - began
+        relay.release()
+        assert looking.result(PATIENCE)
+    span = told.span()
+    seconds = (span.end_time - span.start_time) / 1e9
+    assert span.attributes["netstorage.wait_time"] <= seconds - held
 
 
 # --- metrics ------------------------------------------------------------------------------------
