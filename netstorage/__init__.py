@@ -17,6 +17,7 @@ from .exceptions import (
 )
 
 if TYPE_CHECKING:
+    from .pool import pool_stats as pool_stats
     from .sftp import SFTPStorage as SFTPStorage
     from .webdav import WebDAVStorage as WebDAVStorage
 
@@ -36,13 +37,14 @@ __all__ = [
     "SaveManyError",
     "WebDAVStorage",
     "__version__",
+    "pool_stats",
 ]
 
 # Imported on first use: whoever installed one extra needs no other.
-_STORAGES = {"SFTPStorage": ".sftp", "WebDAVStorage": ".webdav"}
+_LATER = {"SFTPStorage": ".sftp", "WebDAVStorage": ".webdav", "pool_stats": ".pool"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _STORAGES:
-        return getattr(import_module(_STORAGES[name], __name__), name)
+    if name in _LATER:
+        return getattr(import_module(_LATER[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

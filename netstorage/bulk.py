@@ -23,6 +23,7 @@ from .exceptions import ConnectError, PoolClosed, SaveManyError
 from .files import _local_file, broken_off
 from .session import SMALL
 from .storage import NetworkStorage
+from .telemetry import carrier
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -166,7 +167,7 @@ def run_many(
                 finished = under_way.pop(future)
                 free += min(slots(finished), threads)
                 yield finished, future
-            future = executor.submit(work, item)
+            future = executor.submit(carrier(), work, item)
             under_way[future] = item
             free -= needed
             future.add_done_callback(done.put)

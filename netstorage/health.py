@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from secrets import token_hex
 
 from .storage import TEMPORARY, NetworkStorage
+from .telemetry import carrier
 
 
 def check_health(storage: NetworkStorage, *, within: float = 5.0) -> float:
@@ -36,7 +37,7 @@ def check_health(storage: NetworkStorage, *, within: float = 5.0) -> float:
             outcome.set_exception(error)
 
     began = time.monotonic()
-    thread = threading.Thread(target=ask, name="netstorage-health", daemon=True)
+    thread = threading.Thread(target=carrier(), args=(ask,), name="netstorage-health", daemon=True)
     thread.start()
     thread.join(within)
     if not outcome.done():

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
+from itertools import chain, count
 
 from .exceptions import (
     AuthenticationError,
@@ -88,6 +89,9 @@ class ConnectionPool:
         limits: Bounds of the pool.
         clock: Seconds, monotonic.
         jitter: A number from 0 to 1, new at each call.
+
+    Attributes:
+        name: The endpoint's, or if another pool of the process has it, with a number behind.
     """
 
     def __init__(
@@ -107,6 +111,9 @@ class ConnectionPool:
         self._reset()
         # Idle sessions end with the last storage that used them, and at the interpreter's exit.
         weakref.finalize(self, _close_idle, self._idle)
+        taken = {pool.name for pool in all_pools()}
+        names = chain([str(endpoint)], (f"{endpoint} ({number})" for number in count(2)))
+        self.name: str = next(name for name in names if name not in taken)
         _pools[id(self)] = self
 
     def _reset(self) -> None:
@@ -570,6 +577,11 @@ def all_pools() -> list[ConnectionPool]:
     """Return the pools of this process."""
     # In one step: other threads may be making pools.
     return [pool for reference in _pools.valuerefs() if (pool := reference()) is not None]
+
+
+def pool_stats() -> dict[str, PoolStats]:
+    """Return the numbers of all pools of this process, by name. Asks no server."""
+    return {pool.name: pool.stats() for pool in all_pools()}
 
 
 def _after_fork_in_child() -> None:

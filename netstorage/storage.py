@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 from django.conf import settings
 from django.core.files.base import File
 
+from . import telemetry
 from .exceptions import ConnectionLost, NetStorageError, PoolTimeout, ProtocolError
 from .files import RemoteFile, local_source
 from .names import NamedStorage, as_text
@@ -57,6 +58,7 @@ class NetworkStorage(NamedStorage):
 
     # Sessions
 
+    @telemetry.watched
     def _run(
         self,
         name: str | PurePath,
@@ -102,6 +104,7 @@ class NetworkStorage(NamedStorage):
     def _allow_overwrite(self) -> bool:
         return bool(self.options["allow_overwrite"])
 
+    @telemetry.operation("save")
     def save(self, name: str | None, content: Any, max_length: int | None = None) -> str:
         """Put ``content`` under ``name``, or under an alternative if that is taken.
 
@@ -155,6 +158,7 @@ class NetworkStorage(NamedStorage):
         with local_source(content, self._spool) as (source, size):
             return self._store(name, source, size, overwrite=self._allow_overwrite, rename=True)
 
+    @telemetry.operation("save")
     def _store(
         self,
         name: str,
@@ -258,10 +262,21 @@ class NetworkStorage(NamedStorage):
     def _spool(self) -> Spool:
         return Spool(self.max_memory_size, settings.FILE_UPLOAD_TEMP_DIR)
 
+    @telemetry.operation("stat")
     def _stat(self, name: str | PurePath, *, follow: bool = True) -> Stat:
         path = self._path(name)
         return self._run(name, lambda session: session.stat(path, follow=follow))
 
+    @telemetry.operation("read")
+    def _read(
+        self, name: str, read: Callable[[Session, str], T], start: int, stop: int | None
+    ) -> T:
+        """Do what reads bytes ``start`` to ``stop`` of a file."""
+        path = self._path(name)
+        exclusive = stop is None or stop - start > SMALL
+        return self._run(name, lambda session: read(session, path), exclusive=exclusive)
+
+    @telemetry.operation("exists")
     def exists(self, name: str) -> bool:
         """Tell whether ``name`` is taken: by a file, a directory, or a link to nowhere."""
         try:
@@ -279,6 +294,7 @@ class NetworkStorage(NamedStorage):
             raise OSError(errno.ENOTSUP, "the server does not tell the file's size", str(name))
         return stat.size
 
+    @telemetry.operation("listdir")
     def listdir(self, path: str) -> tuple[list[str], list[str]]:
         """Return the names of the directories and of the files in ``path``; "" is the root.
 
@@ -313,6 +329,7 @@ class NetworkStorage(NamedStorage):
 
     # Changing
 
+    @telemetry.operation("delete")
     def delete(self, name: str) -> None:
         """Remove a file or an empty directory; a missing one is no error.
 
@@ -346,11 +363,8 @@ class _Remote:
         return stat
 
     def read(self, start: int, stop: int | None, sink: Sink) -> Stat:
-        path = self.storage._path(self.name)
-        return self.storage._run(
-            self.name,
-            lambda session: session.read(path, start, stop, sink),
-            exclusive=stop is None or stop - start > SMALL,
+        return self.storage._read(
+            self.name, lambda session, path: session.read(path, start, stop, sink), start, stop
         )
 
     def publish(self, source: BinaryIO, size: int, *, exclusive: bool) -> None:

@@ -16,9 +16,11 @@ import pytest
 from hypothesis import settings
 from pytest_docker.plugin import DockerComposeExecutor
 
+from netstorage import telemetry
 from tests.servers import SERVERS, SFTP, WEBDAV, docker, fresh_location, make_storage
 from tests.servers.base import Server
 from tests.servers.scripted import Loop, Scripted
+from tests.telling import Told
 
 pytest_plugins = ["netstorage.testing.fixtures"]
 
@@ -122,6 +124,15 @@ def any_webdav(request: pytest.FixtureRequest, running_servers: Running) -> Serv
 def storage(server: Server):
     """A storage on each server in turn, at a location of its own that does not exist yet."""
     return make_storage(server, location=fresh_location(server))
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+    """What is told to OpenTelemetry from now on."""
+    told = Told()
+    monkeypatch.setattr(telemetry, "_opentelemetry", told.opentelemetry)
+    yield told
+    told.stop()
 
 
 # --- containers, by pytest-docker ---------------------------------------------------------------

@@ -851,6 +851,7 @@ def test_the_exported_names():
         "SaveManyError",
         "WebDAVStorage",
         "__version__",
+        "pool_stats",
     ]
     for name in netstorage.__all__:
         assert getattr(netstorage, name) is not None

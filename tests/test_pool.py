@@ -520,7 +520,10 @@ def test_a_sign_of_life_is_asked_for_after_a_pause_only(make_pool, endpoint, clo
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), ConnectionLost("gone"), ProtocolError("what?")])
-def test_a_session_that_gives_no_sign_of_life_is_replaced(make_pool, endpoint, clock, error):
+def test_a_session_that_gives_no_sign_of_life_is_replaced(
+    make_pool, endpoint, clock, error, caplog
+):
+    caplog.set_level(logging.INFO, "netstorage.pool")
     pool = make_pool(endpoint, max_size=1)
     session = use(pool)
     session.ping_error = error
@@ -528,6 +531,9 @@ def test_a_session_that_gives_no_sign_of_life_is_replaced(make_pool, endpoint, c
     assert use(pool) is not session
     assert session.closed == 1
     assert pool.stats().closed_broken == 1
+    silent, broken = caplog.messages
+    assert silent.startswith(f"a session to {endpoint} did not answer after 5 s")
+    assert broken == f"closing a broken session to {endpoint}"
 
 
 def test_after_a_loss_the_other_idle_sessions_are_asked(make_pool, endpoint, clock):

@@ -40,6 +40,7 @@ from tests.contract.helpers import read
 from tests.servers.base import free_port
 from tests.servers.scripted import PASSWORD, USERNAME, Deaf, on, silent
 from tests.servers.scripted_http import DROP, SILENCE, MemoryDAV, Reply, Request, ScriptedHTTP
+from tests.telling import Told
 
 PASSPHRASE = "Pa55phrase of a key"
 DAV_PASSWORD = "Pa55word&with/odd?signs"
@@ -78,8 +79,9 @@ ALL_FORMS = {form for secret in [*SECRETS, *KEY_LINES] for form in forms(secret)
 class Watch:
     """Looks for secrets in all that can be seen."""
 
-    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+    def __init__(self, caplog: pytest.LogCaptureFixture, told: Told) -> None:
         self._caplog = caplog
+        self._told = told
         self.frames = 0
         self.records = 0
 
@@ -125,16 +127,24 @@ class Watch:
                 self.records += 1
                 self.texts(formatter.format(record), repr(record.args))
 
+    def telemetry(self) -> None:
+        """All that OpenTelemetry was told so far."""
+        for span in self._told.spans():
+            self.texts(span.to_json())
+        for metric in self._told.metrics():
+            self.texts(metric.to_json())
+
 
 @pytest.fixture
-def watch(caplog: pytest.LogCaptureFixture) -> Iterator[Watch]:
+def watch(caplog: pytest.LogCaptureFixture, told: Told) -> Iterator[Watch]:
     """Watches a test with every log at DEBUG."""
     caplog.set_level(logging.DEBUG)
     for name in LOGGERS:
         caplog.set_level(logging.DEBUG, logger=name)
-    watch = Watch(caplog)
+    watch = Watch(caplog, told)
     yield watch
     watch.logs()
+    watch.telemetry()
 
 
 def test_the_watch_would_see_one(watch, caplog):
@@ -164,6 +174,16 @@ def test_the_watch_would_see_one(watch, caplog):
     with pytest.raises(AssertionError):
         watch.logs()
     caplog.clear()
+    told = Told()
+    telling = Watch(caplog, told)
+    with told.tracer.start_as_current_span("x", attributes={"url": f"https://me:{TOKEN}@nas"}):
+        pass
+    with pytest.raises(AssertionError):
+        telling.telemetry()
+    told.opentelemetry.io.add(1, {"token": TOKEN})
+    with pytest.raises(AssertionError):
+        telling.telemetry()
+    told.stop()
 
 
 def work(storage: NetworkStorage) -> None:

@@ -20,8 +20,9 @@ from weakref import WeakKeyDictionary
 from ..files import RemoteFile
 from ..pool import ConnectionPool
 from ..ranges import changed
-from ..session import SMALL, Session, Stat
+from ..session import Session, Stat
 from ..storage import NetworkStorage
+from ..telemetry import carrier
 
 FIRST_WINDOW = 64 * 2**10
 """Bytes fetched at first, together with what the file is: the client gets them early."""
@@ -53,6 +54,8 @@ class Content:
         self._window = FIRST_WINDOW
         self._begun: tuple[int, deque[bytes]] | None = None
         self._whole: RemoteFile | None = None
+        # Also what is fetched once the view has returned is a part of its request.
+        self._call = carrier()
 
     @property
     def size(self) -> int:
@@ -68,7 +71,7 @@ class Content:
     def begin(self, start: int, stop: int | None = None) -> None:
         """Fetch a first window from ``start``, and learn what the file is by the way."""
         end = start + FIRST_WINDOW if stop is None else min(start + FIRST_WINDOW, stop)
-        future = _slots(self._storage.pool).submit(self._fetch, start, end)
+        future = _slots(self._storage.pool).submit(self._call, self._fetch, start, end)
         self._begun = start, future.result()
         first = cast("Stat", self.stat)
         if first.mtime is None and first.etag is None:
@@ -116,14 +119,13 @@ class Content:
                 yield _done(window)
             while start < stop:
                 end = min(start + self._window, stop)
-                yield _slots(self._storage.pool).submit(self._fetch, start, end)
+                yield _slots(self._storage.pool).submit(self._call, self._fetch, start, end)
                 start = end
 
     def _fetch(self, start: int, stop: int) -> deque[bytes]:
         """Fetch a window: all of it, or what the file has."""
-        path = self._storage._path(self._name)
 
-        def read(session: Session) -> tuple[Stat, list[tuple[int, bytes]]]:
+        def read(session: Session, path: str) -> tuple[Stat, list[tuple[int, bytes]]]:
             pieces: list[tuple[int, bytes]] = []
 
             def sink(offset: int, data: memoryview) -> None:
@@ -137,7 +139,7 @@ class Content:
             return self._fetch_from_whole(start, stop)
         began = time.monotonic()
         try:
-            stat, pieces = self._storage._run(self._name, read, exclusive=stop - start > SMALL)
+            stat, pieces = self._storage._read(self._name, read, start, stop)
         except _IgnoresRanges:
             return self._fetch_from_whole(start, stop)
         self._check(stat)

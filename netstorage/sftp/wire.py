@@ -16,6 +16,7 @@ from typing import NamedTuple
 from paramiko import Channel
 
 from ..session import Sink
+from ..telemetry import at_work
 from .frames import (
     ATTRS,
     CONNECTION_LOST,
@@ -219,6 +220,8 @@ class Wire:
     def _take_id(self, read: _Read | None) -> int:
         self._next_id = (self._next_id + 1) & 0xFFFFFFFF
         self._waiting[self._next_id] = read
+        if (operation := at_work.get()) is not None:
+            operation.asked(self._next_id)
         return self._next_id
 
     # Answers
@@ -226,6 +229,8 @@ class Wire:
     def answer(self, request_id: int) -> Answer:
         """Return the answer to a request, whatever it says, once it is there."""
         self.flush()
+        if (operation := at_work.get()) is not None:
+            operation.awaits(request_id)
         try:
             while True:
                 with self._lock:

@@ -14,6 +14,7 @@ from webdav4.client import Client
 
 from ..exceptions import AuthenticationError, ConnectionLost, ProtocolError
 from ..hidden import without_frames
+from ..telemetry import at_work
 from .multistatus import segments
 
 if TYPE_CHECKING:
@@ -153,9 +154,12 @@ class HTTP:
         ours does harm when it is repeated; where the first was done, the second's answer tells.
         """
         fresh = self._in_tls = False
+        operation = at_work.get()
 
         def watch(event: str, info: object) -> None:
             nonlocal fresh
+            if operation is not None and event == "http11.send_request_headers.started":
+                operation.round_trips += 1
             fresh = fresh or event == "connection.connect_tcp.complete"
             self._in_tls = self._in_tls or event.endswith("start_tls.started")
 
@@ -171,6 +175,8 @@ class HTTP:
                 raise
         if response is None:
             response = http.send(request, stream=True)
+            if operation is not None:
+                operation.reconnects += 1
             if method == "PUT" and response.status_code == 423:
                 # Go's server keeps the first one locked until it notices that its connection ended:
                 # the storage may try under another name.

@@ -9,7 +9,7 @@ from typing import IO, Any
 from django.core.files.base import ContentFile, File
 from django.core.files.storage import Storage
 
-from netstorage import SFTPStorage, WebDAVStorage
+from netstorage import SFTPStorage, WebDAVStorage, pool_stats
 
 
 def password() -> str:
@@ -92,6 +92,8 @@ def use(storage: SFTPStorage | WebDAVStorage, file: File[bytes] | IO[bytes]) -> 
 with Path("x").open("rb") as plain:
     use(sftp, plain)
     use(webdav, File(plain))
+
+waiting: int = sum(stats.waiting for stats in pool_stats().values())
 
 # A misspelt option and a wrong type are the type checker's to find.
 SFTPStorage(hots="nas.example.com")  # type: ignore[call-arg]
