@@ -129,16 +129,25 @@ def manage(tmp_path_factory) -> Callable[..., subprocess.Popen[bytes]]:
     Args:
         storages: The child's STORAGES.
         words: What follows.
+        databases: SQLite files by alias; without them the child has an empty database.
         options: For Popen.
     """
     folder = tmp_path_factory.mktemp("project")
     children: list[subprocess.Popen[bytes]] = []
 
-    def manage(storages: dict[str, Any], *words: object, **options: Any) -> subprocess.Popen[bytes]:
+    def manage(
+        storages: dict[str, Any],
+        *words: object,
+        databases: dict[str, Path] | None = None,
+        **options: Any,
+    ) -> subprocess.Popen[bytes]:
+        engine = "django.db.backends.sqlite3"
+        files = {alias: {"ENGINE": engine, "NAME": x} for alias, x in (databases or {}).items()}
         (folder / "its_settings.py").write_text(
             "from pathlib import PosixPath\n"
             "from tests.settings import *\n"
             f"STORAGES = {storages!r}\nTIME_ZONE = 'UTC'\n"
+            f"DATABASES = {files!r} or DATABASES\n"
         )
         environment = {
             **os.environ,

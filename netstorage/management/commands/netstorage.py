@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "mv": "moving",
     "rm": "removing",
     "cleanup": "cleanup",
+    "orphans": "orphans",
 }
 """In which module of netstorage.console each is, in the order in which help shows them."""
 
