@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
+import tracemalloc
 import unicodedata
 from datetime import timedelta
 from pathlib import Path
@@ -625,27 +626,51 @@ def test_what_cannot_be_deleted_is_told_and_the_others_go(look, nas, use, db, mo
         assert list(storage.blobs) == ["kept", "a"]
 
 
-def test_many(look, use, db, tmp_path):
-    """More than are dealt with at once: each counts once."""
-    with override_settings(
-        STORAGES={
-            "disk": {
-                "BACKEND": "django.core.files.storage.FileSystemStorage",
-                "OPTIONS": {"location": tmp_path},
-            }
-        }
-    ):
-        use(storages["disk"])
+@pytest.fixture
+def disk(use, db, tmp_path):
+    """A storage on this machine, with old files: how many."""
+
+    def disk(count):
         then = time.time() - OLD.total_seconds()
-        for number in range(1000):
-            path = tmp_path / f"{number % 7}/{number}"
+        for number in range(count):
+            path = tmp_path / name_of(number)
             path.parent.mkdir(exist_ok=True)
             path.touch()
             os.utime(path, (then, then))
-        rows = [Photo(image=f"{n % 7}/{n}", raw=f"missing/{n}.raw") for n in range(0, 1000, 2)]
-        Photo.objects.bulk_create(rows)
-        status, lines = look("disk", "--delete")
-        assert status == 1
-        assert lines[-1] == "500 orphans deleted (0 B), 500 rows without their files"
-        assert len(set(lines)) == 1001
-        assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 500
+        use(storages["disk"])
+
+    backend = "django.core.files.storage.FileSystemStorage"
+    entry = {"BACKEND": backend, "OPTIONS": {"location": tmp_path}}
+    with override_settings(STORAGES={"disk": entry}):
+        yield disk
+
+
+def name_of(number):
+    return f"{number % 100}/a-name-as-long-as-that-of-a-photo-usually-is-{number}.jpg"
+
+
+def test_many(look, disk, tmp_path):
+    """More than are dealt with at once: each counts once."""
+    disk(1000)
+    names = [name_of(number) for number in range(0, 1000, 2)]
+    Photo.objects.bulk_create([Photo(image=x, raw=f"missing/{n}") for n, x in enumerate(names)])
+    status, lines = look("disk", "--delete")
+    assert status == 1
+    assert lines[-1] == "500 orphans deleted (0 B), 500 rows without their files"
+    assert len(set(lines)) == 1001
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 500
+
+
+def test_memory_stays_constant(look, disk):
+    """However many names there are; all of them would take two megabytes more."""
+    disk(10_000)
+    names = map(name_of, range(9_950))
+    Photo.objects.bulk_create([Photo(image=name) for name in names], batch_size=1000)
+    tracemalloc.start()
+    try:
+        lines = look("disk")[1]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(lines) == 51
+    assert peak < 2 * 2**20

@@ -64,4 +64,4 @@ class Enclosure(Attached):
 class Elsewhere(models.Model):
     """Its storage is the test's choice."""
 
-    file = models.FileField(max_length=250)
+    file = models.FileField(storage=nas, max_length=250)
