@@ -8,5 +8,6 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "netstorage",
     "tests",
+    "tests.console.gallery",
 ]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

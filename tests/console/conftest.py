@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.files.storage import Storage, storages
 from django.core.management import call_command
+from django.db import connection
 from django.test import override_settings
 
 from tests.contract.helpers import temporaries
@@ -129,16 +131,25 @@ def manage(tmp_path_factory) -> Callable[..., subprocess.Popen[bytes]]:
     Args:
         storages: The child's STORAGES.
         words: What follows.
+        databases: SQLite files by alias; without them the child has an empty database.
         options: For Popen.
     """
     folder = tmp_path_factory.mktemp("project")
     children: list[subprocess.Popen[bytes]] = []
 
-    def manage(storages: dict[str, Any], *words: object, **options: Any) -> subprocess.Popen[bytes]:
+    def manage(
+        storages: dict[str, Any],
+        *words: object,
+        databases: dict[str, Path] | None = None,
+        **options: Any,
+    ) -> subprocess.Popen[bytes]:
+        engine = "django.db.backends.sqlite3"
+        files = {alias: {"ENGINE": engine, "NAME": x} for alias, x in (databases or {}).items()}
         (folder / "its_settings.py").write_text(
             "from pathlib import PosixPath\n"
             "from tests.settings import *\n"
             f"STORAGES = {storages!r}\nTIME_ZONE = 'UTC'\n"
+            f"DATABASES = {files!r} or DATABASES\n"
         )
         environment = {
             **os.environ,
@@ -160,3 +171,17 @@ def manage(tmp_path_factory) -> Callable[..., subprocess.Popen[bytes]]:
     for child in children:
         child.kill()
         child.communicate()
+
+
+@pytest.fixture
+def database(transactional_db, tmp_path):
+    """Copy the database to a file, for a process."""
+
+    def copy(name="db.sqlite3"):
+        connection.ensure_connection()
+        target = sqlite3.connect(tmp_path / name)
+        connection.connection.backup(target)
+        target.close()
+        return tmp_path / name
+
+    return copy

@@ -7,8 +7,11 @@ import shlex
 
 import pytest
 from django.conf import settings
+from django.core.files.base import ContentFile
 
 from tests.console.conftest import PATIENCE, ROOT
+from tests.console.gallery.models import Photo
+from tests.contract.helpers import grow_old
 
 FEW_SERVERS = True
 
@@ -24,17 +27,40 @@ def project(nas, tmp_path, monkeypatch):
     return {"nas": settings.STORAGES["nas"], "default": settings.STORAGES["disk"]}
 
 
+def commands() -> list[list[tuple[str, str]]]:
+    """What is typed in each block, and the answer."""
+    blocks = re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    typed = [
+        re.findall(r"^\$ \./manage\.py netstorage (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE)
+        for block in blocks
+    ]
+    assert [len(each) for each in typed] == [block.count("$ ") for block in blocks]
+    return typed
+
+
 def test_every_command_says_what_the_page_shows(manage, project, tmp_path):
-    (block,) = re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    commands = re.findall(
-        r"^\$ \./manage\.py netstorage (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE
-    )
-    assert len(commands) == block.count("$ ") > 10
-    for words, answer in commands:
+    files, _ = commands()
+    assert len(files) > 10
+    for words, answer in files:
         child = manage(project, *shlex.split(words), cwd=tmp_path)
         told = b"".join(child.communicate(timeout=PATIENCE)).decode()
         assert told == answer, words
         assert child.returncode == ("CommandError" in answer)
+
+
+def test_orphans_are_what_the_page_shows(manage, server, nas, project, database):
+    _, orphans = commands()
+    assert len(orphans) == 2
+    for name, content in [("2025/a.jpg", bytes(2_500_000)), ("2026/kept.jpg", b"kept")]:
+        nas.save(name, ContentFile(content))
+        grow_old(server, nas, name)
+    for key, name in enumerate(["2026/kept.jpg", "2026/b.jpg"], start=1):
+        Photo.objects.create(pk=key, image=name)
+    for words, answer in orphans:
+        child = manage(project, *shlex.split(words), databases={"default": database()})
+        assert b"".join(child.communicate(timeout=PATIENCE)).decode() == answer
+        assert child.returncode == 1
+    assert nas.listdir("2025") == ([], [])
 
 
 def test_every_option_is_on_the_page(manage):

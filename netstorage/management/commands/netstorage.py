@@ -28,6 +28,7 @@ SUBCOMMANDS = {
     "rm": "removing",
     "sync": "sync",
     "cleanup": "cleanup",
+    "orphans": "orphans",
 }
 """In which module of netstorage.console each is, in the order in which help shows them."""
 
