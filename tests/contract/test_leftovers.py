@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 from django.core.files.base import ContentFile
 
+from netstorage import WebDAVStorage
 from netstorage.leftovers import Leftover, find_leftovers, remove_leftovers
 from netstorage.storage import TEMPORARY
 from tests.contract.client import Client
@@ -21,8 +22,10 @@ from tests.contract.helpers import (
     grow_old,
     raw_names,
     remove_temporaries,
+    temporaries,
 )
 from tests.contract.relay import Relay
+from tests.servers import fresh_location
 
 CACHING = {"rclone-webdav", "rclone-sftp"}
 """Servers that do not see when somebody else sets a directory's time."""
@@ -168,3 +171,17 @@ def test_what_is_gone_meanwhile_is_no_error(server, storage, on_disk, monkeypatc
     gone = Leftover(hidden(), OLD, is_dir=False)
     monkeypatch.setattr("netstorage.leftovers.find_leftovers", lambda *_, **__: iter([gone]))
     assert remove_leftovers(storage) == []
+
+
+@pytest.mark.parametrize("length", [20, 60, 100])
+def test_a_save_far_down_leaves_nothing(any_webdav, caplog, length):
+    """Where a path is long, Apache removes a collection at the second attempt only."""
+    options = {**any_webdav.options, "headers": {"X-Known": secrets.token_hex(4)}}
+    location = fresh_location(any_webdav)
+    storage = WebDAVStorage(**options, location=location, allow_overwrite=True)
+    name = f"{'n' * length}/{'m' * length}/a.txt"
+    storage.save(name, ContentFile(b"first"))
+    storage.save(name, ContentFile(b"second"))
+    storage.delete(name)
+    assert temporaries(any_webdav, storage) == []
+    assert caplog.records == []

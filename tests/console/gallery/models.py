@@ -12,10 +12,10 @@ def nas() -> Storage:
     return storages["nas"] if "nas" in settings.STORAGES else default_storage
 
 
-class Visible(models.Manager):
+class Visible(models.Manager["Photo"]):
     """Hides what is marked as deleted."""
 
-    def get_queryset(self):
+    def get_queryset(self) -> models.QuerySet[Photo]:
         return super().get_queryset().filter(is_deleted=False)
 
 
