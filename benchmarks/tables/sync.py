@@ -51,14 +51,12 @@ def tables(run: Run) -> list[Table]:
     size = run.pick(5000, 8)
     text = SMALL_TEXT.format(kib=KIB, in_each=IN_EACH, rtt=RTT, count=count, part=part)
     with servers.scratch() as scratch:
-        _fill(scratch, {count, part, webdav})
-        with (scratch / "large" / "file").open("wb") as file:
-            file.truncate(size * 10**6)
+        fill(scratch, {count, part, webdav}, size)
         with servers.sshd(rtt=RTT / 1000) as target:
             cases = [
-                Case(OURS, partial(_small, OURS, target, scratch, count, count), ENOUGH),
+                Case(OURS, partial(small, OURS, target, scratch, count, count), ENOUGH),
                 # Waiting for the line does not vary.
-                *(Case(x, partial(_small, x, target, scratch, part, count), 1) for x in RCLONES),
+                *(Case(x, partial(small, x, target, scratch, part, count), 1) for x in RCLONES),
             ]
             lines = interleaved(cases, run.rounds)
             found = [
@@ -67,7 +65,7 @@ def tables(run: Run) -> list[Table]:
         text = WEBDAV_TEXT.format(count=webdav)
         with servers.apache(rtt=RTT / 1000) as target:
             cases = [
-                Case(x, partial(_small, x, target, scratch, webdav, webdav), ENOUGH)
+                Case(x, partial(small, x, target, scratch, webdav, webdav), ENOUGH)
                 for x in (OURS, THEIRS)
             ]
             lines = interleaved(cases, run.rounds)
@@ -83,16 +81,13 @@ def tables(run: Run) -> list[Table]:
         ):
             with server() as target:
                 cases = [
-                    Case(x, partial(_large, x, target, scratch, size), ENOUGH)
+                    Case(x, partial(large, x, target, scratch, size), ENOUGH)
                     for x in (OURS, *rclones)
                 ]
                 lines = interleaved(cases, run.rounds)
             columns = [*_pace("", "MB/s", rclones), Column("wall", "s"), Column("cpu", "CPU s")]
-            name, title = (
-                f"sync-large-{protocol.lower()}",
-                f"sync of one large file over {protocol}",
-            )
-            found.append(Table(name, title, text, columns, lines))
+            title = f"sync of one large file over {protocol}"
+            found.append(Table(f"sync-large-{protocol.lower()}", title, text, columns, lines))
             text = ""
     return found
 
@@ -118,9 +113,11 @@ def _pace(way: str, unit: str, rclones: Sequence[str]) -> list[Column]:
     ]
 
 
-def _fill(scratch: Path, counts: set[int]) -> None:
-    """Make trees of so many small files, each with a content and a time of its own."""
+def fill(scratch: Path, counts: set[int], size: int) -> None:
+    """Make trees of so many small files, each with a content and a time; and one of so many MB."""
     (scratch / "large").mkdir()
+    with (scratch / "large" / "file").open("wb") as file:
+        file.truncate(size * 10**6)
     for count in counts:
         for number in range(count):
             path = scratch / f"small-{count}" / f"{number // IN_EACH}" / f"{number}.bin"
@@ -129,7 +126,7 @@ def _fill(scratch: Path, counts: set[int]) -> None:
             os.utime(path, (LONG_AGO + number,) * 2)
 
 
-def _small(
+def small(
     label: str, target: servers.Target, scratch: Path, count: int, same: int
 ) -> dict[str, float]:
     """One round: up to where nothing is, down again, and a run that finds nothing to do."""
@@ -140,7 +137,7 @@ def _small(
     up["connections"] = target.proxy.counts()["connections"] - before
     down = run(source="nas:up", dest="disk:down")
     for copy in (target.root / "up", scratch / "down"):
-        _require_same(scratch / f"small-{count}", copy, times="url" not in target.options)
+        require_same(scratch / f"small-{count}", copy, times="url" not in target.options)
     target.clear("up")
     shutil.rmtree(scratch / "down")
     copied = _put_same(target, scratch / f"small-{same}")
@@ -154,7 +151,7 @@ def _small(
     return {**sample, "up_rate": count / up["wall"], "down_rate": count / down["wall"]}
 
 
-def _large(label: str, target: servers.Target, scratch: Path, size: int) -> dict[str, float]:
+def large(label: str, target: servers.Target, scratch: Path, size: int) -> dict[str, float]:
     sample = child.run(
         sync,
         label=label,
@@ -184,7 +181,7 @@ def _times(folder: Path) -> dict[str, float]:
     return {str(x.relative_to(folder)): x.stat().st_mtime for x in folder.rglob("*") if x.is_file()}
 
 
-def _require_same(source: Path, copy: Path, *, times: bool) -> None:
+def require_same(source: Path, copy: Path, *, times: bool) -> None:
     """See that each file arrived whole, and with its time where that can be kept."""
     here, there = _times(source), _times(copy)
     if here.keys() != there.keys() or (times and here != there):
