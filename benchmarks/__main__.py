@@ -21,6 +21,7 @@ from .tables import (
     memory,
     overhead,
     roundtrips,
+    sync,
     webdav,
 )
 
@@ -35,6 +36,7 @@ TABLES: dict[str, Callable[[Run], list[Table]]] = {
     "many": many.tables,
     "overhead": overhead.tables,
     "collectstatic": collectstatic.tables,
+    "sync": sync.tables,
     "downloads": downloads.tables,
 }
 

@@ -66,8 +66,8 @@ def sshd(*, rtt: float = 0, counted: bool = False) -> Iterator[Target]:
 
 @contextmanager
 def apache(*, rtt: float = 0, counted: bool = False) -> Iterator[Target]:
-    """Apache httpd with mod_dav, asking for a password."""
-    with _on_line(Apache(), rtt, counted) as target:
+    """Apache httpd with mod_dav, asking for a password, and taking files of more than 1 GiB."""
+    with _on_line(Apache(extra=["LimitRequestBody 0"]), rtt, counted) as target:
         yield target
 
 

@@ -82,25 +82,30 @@ class Rclone(Tool):
     program = "rclone"
     more: ClassVar[list[str]] = []
 
-    def command(self, verb: Verb, name: str, path: str) -> list[str]:
+    @property
+    def login(self) -> list[str]:
+        """What leads to the server as ``:sftp:`` or ``:webdav:``, and nobody's configuration."""
         options = self.options
+        nobody = ["--config=/dev/null", "-q"]
         if "url" in options:
             password = subprocess.run(
-                ["rclone", "obscure", options["password"]],
+                ["rclone", "obscure", "--", options["password"]],
                 capture_output=True,
                 text=True,
                 check=True,
             ).stdout.strip()
-            remote = f":webdav:{name}"
             login = [f"--webdav-url={options['url']}", f"--webdav-user={options['username']}"]
-            login += [f"--webdav-pass={password}"]
-        else:
-            remote = f":sftp:{self.remote(name)}"
-            login = [f"--sftp-host={options['host']}", f"--sftp-port={options['port']}"]
-            login += [f"--sftp-user={options['username']}"]
-            login += [f"--sftp-key-file={options['key_filename']}"]
-        first, second = (remote, path) if verb == "get" else (path, remote)
-        return ["rclone", "--config=/dev/null", "-q", *login, *self.more, "copyto", first, second]
+            return [*nobody, *login, f"--webdav-pass={password}"]
+        login = [f"--sftp-host={options['host']}", f"--sftp-port={options['port']}"]
+        login += [f"--sftp-user={options['username']}"]
+        return [*nobody, *login, f"--sftp-key-file={options['key_filename']}"]
+
+    def remote(self, name: str) -> str:
+        return f":webdav:{name}" if "url" in self.options else f":sftp:{super().remote(name)}"
+
+    def command(self, verb: Verb, name: str, path: str) -> list[str]:
+        first, second = (self.remote(name), path) if verb == "get" else (path, self.remote(name))
+        return ["rclone", *self.login, *self.more, "copyto", first, second]
 
 
 SENSIBLE = [
@@ -177,16 +182,20 @@ TOOLS: dict[str, type[Tool]] = {
 
 def copy(label: str, options: Options, verb: Verb, name: str, path: str) -> dict[str, float]:
     """Run a tool once, in a child process; CPU includes all processes that it starts."""
-    adopt_orphans()
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder
-        command = TOOLS[label](options).command(verb, name, path)
-        before = cpu_seconds()
-        started = time.perf_counter()
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-        wall = time.perf_counter() - started
+        return run(label, TOOLS[label](options).command(verb, name, path))
+
+
+def run(label: str, command: list[str], folder: str | None = None) -> dict[str, float]:
+    """Run a command once and time it, with all processes that it starts, in a child process."""
+    adopt_orphans()
+    before = cpu_seconds()
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    wall = time.perf_counter() - started
     if done.returncode:
         raise RuntimeError(f"{label} ended with {done.returncode}: {done.stderr.strip()}")
     with contextlib.suppress(ChildProcessError):

@@ -180,9 +180,6 @@ class NetworkStorage(NamedStorage):
             mtime: When it was modified last, if the server is to keep that.
         """
         name = self._clean(name)
-        if not (overwrite or rename) and self.exists(name):
-            # save() has looked already.
-            raise FileExistsError(errno.EEXIST, "the name is taken", name)
         directory = posixpath.dirname(self._path(name))
         temporaries: list[str] = []
 
@@ -368,6 +365,9 @@ class _Remote:
         )
 
     def publish(self, source: BinaryIO, size: int, *, exclusive: bool) -> None:
+        if exclusive and self.storage.exists(self.name):
+            # Else it would be sent in vain.
+            raise FileExistsError(errno.EEXIST, "the name is taken", self.name)
         self.storage._store(self.name, source, size, overwrite=not exclusive, rename=False)
 
     def spool(self) -> Spool:

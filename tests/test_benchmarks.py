@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -17,7 +20,7 @@ from benchmarks import appservers, browsers, child, peers, plots, report, server
 from benchmarks.measure import Case, Measured, cpu_seconds, interleaved
 from benchmarks.proxy import Proxy
 from benchmarks.report import Column, Report, Table
-from benchmarks.tables import roundtrips, transfers
+from benchmarks.tables import roundtrips, sync, transfers
 from tests.servers.apache import Apache
 from tests.servers.sshd import Sshd
 
@@ -273,6 +276,49 @@ def test_a_tool_copies(label):
         [case] = transfers.cases([label], target, scratch, 1)
         [result] = interleaved([case], 1)
         assert result.missing.startswith("absent: ") or result.values["up_cpu"][0] > 0, result
+
+
+@pytest.mark.parametrize(
+    ("label", "server", "start"),
+    [
+        *[(label, Sshd, servers.sshd) for label in (sync.OURS, *sync.RCLONES)],
+        *[(label, Apache, servers.apache) for label in (sync.OURS, sync.THEIRS)],
+    ],
+)
+def test_a_sync_does_the_whole_work(label, server, start):
+    """Up, down and once more with nothing to do: each file, and its time where that can be kept."""
+    skip_without(server)
+    with start(counted=True) as target, servers.scratch() as scratch:
+        sync.fill(scratch, {3, 120}, 5)
+        cases = [
+            Case("small", partial(sync.small, label, target, scratch, 120, 3)),
+            Case("large", partial(sync.large, label, target, scratch, 5)),
+        ]
+        small, large = interleaved(cases, 1)
+        if not shutil.which("rclone") and label in sync.RCLONES:
+            assert small.missing.startswith("absent: ")
+            return
+        assert small.values["up_connections"][0] > 0, small
+        assert small.values["down_rate"][0] == 120 / small.values["down_wall"][0]
+        assert large.values["rate"][0] == 5 / large.values["wall"][0], large
+
+
+@pytest.mark.parametrize("harm", ["gone", "time", "content"])
+def test_a_sync_that_did_less_is_found_out(tmp_path, harm):
+    sync.fill(tmp_path, {3}, 1)
+    shutil.copytree(tmp_path / "small-3", tmp_path / "copy")
+    sync.require_same(tmp_path / "small-3", tmp_path / "copy", times=True)
+    path = tmp_path / "copy" / "0" / "1.bin"
+    times = path.stat().st_atime, path.stat().st_mtime
+    if harm == "gone":
+        path.unlink()
+    elif harm == "time":
+        os.utime(path)
+    else:
+        path.write_bytes(b"x" + path.read_bytes()[1:])
+        os.utime(path, times)
+    with pytest.raises(child.Failed):
+        sync.require_same(tmp_path / "small-3", tmp_path / "copy", times=True)
 
 
 @pytest.mark.parametrize(

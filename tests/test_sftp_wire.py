@@ -14,15 +14,19 @@ import stat
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.files.base import ContentFile
+from django.core.files.storage import storages
+from django.core.management import call_command
+from django.test import override_settings
 
 from netstorage import SFTPStorage
 from netstorage.exceptions import ConnectError, ConnectionLost, FileChanged, ProtocolError
-from netstorage.session import ENTRY
+from netstorage.session import ENTRY, SMALL
 from netstorage.sftp import frames as w
 from netstorage.sftp import transfer
 from netstorage.sftp.session import RENAME_TRIES
@@ -493,6 +497,54 @@ def test_round_trips_on_openssh(sshd, work, flights, confined, confine):
     assert observed.flights <= (confined if confine else flights)
     assert connects(storage) == 1
     storage.pool.close()
+
+
+def test_round_trips_of_a_sync_on_openssh(sshd, tmp_path):
+    """A new small file takes those of a save, less the look: the comparison has seen it is free."""
+    asked = []
+    for count in (1, 11):
+        for number in range(count):
+            path = tmp_path / str(count) / f"{number}.bin"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content(4 * KIB))
+        with override_settings(STORAGES=sides(sshd, tmp_path / str(count))):
+            pool = storages["nas"].pool
+            with pool.connection() as session:
+                stream = session._wire.stream
+                observed = stream.channel = Observed(stream.channel)
+            call_command("netstorage", "sync", "disk:", f"nas:sync-{count}", "--jobs=1")
+            asked.append(observed.flights)
+            pool.close()
+        assert len([*(sshd.root / f"sync-{count}").iterdir()]) == count
+    assert asked[1] - asked[0] == 10 * 3
+
+
+def test_small_files_of_a_sync_share_sessions(sshd, tmp_path, monkeypatch):
+    """Else no more would be under way than the pool has sessions."""
+    run, alone = SFTPStorage._run, []
+
+    def watched(storage, name, *arguments, exclusive=False, **options):
+        alone.extend([name] * exclusive)
+        return run(storage, name, *arguments, exclusive=exclusive, **options)
+
+    monkeypatch.setattr(SFTPStorage, "_run", watched)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "small").write_bytes(content(SMALL))
+    with override_settings(STORAGES=sides(sshd, tmp_path)):
+        call_command("netstorage", "sync", "disk:files", "nas:shared")
+        call_command("netstorage", "sync", "nas:shared", "disk:back")
+        storages["nas"].pool.close()
+    assert (tmp_path / "back" / "small").read_bytes() == content(SMALL)
+    assert alone == []
+
+
+def sides(sshd: Sshd, folder: Path) -> dict[str, Any]:
+    """Both ends of a sync, as settings."""
+    disk = "django.core.files.storage.FileSystemStorage"
+    return {
+        "nas": {"BACKEND": "netstorage.SFTPStorage", "OPTIONS": sshd.options},
+        "disk": {"BACKEND": disk, "OPTIONS": {"location": folder}},
+    }
 
 
 # --- every answer is examined -------------------------------------------------------------------

@@ -13,13 +13,14 @@ from django.core.files.base import File
 
 from ..exceptions import FileChanged
 from ..files import _local_file, _refuse_broken_off
+from ..session import SMALL
 from ..spool import Spool
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-PIECE = 2**20
-"""Bytes of a file that are in memory at a time."""
+PIECE = SMALL
+"""Bytes of a file that are in memory at a time; all of a small one, which shares a session then."""
 
 
 class Content:
@@ -29,9 +30,6 @@ class Content:
         file: The file, which is not closed.
         done: Called with the number of bytes that went by.
         stop: Once it is set, the next piece raises an OSError (ECANCELED).
-
-    Attributes:
-        is_local: Whether it is a file on this machine.
     """
 
     def __init__(self, file: File[Any], done: Callable[[float], object], stop: Event) -> None:
@@ -39,7 +37,6 @@ class Content:
         self._local = _local_file(file)
         self._done = done
         self._stop = stop
-        self.is_local = self._local is not None
 
     def chunks(self, share: float = 1) -> Iterator[bytes]:
         """Give the pieces in order, as Django's files do, each telling this share of its length."""

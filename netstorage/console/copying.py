@@ -80,7 +80,12 @@ class Copier:
         with here.open() as file:
             content = Content(file, done, stop)
             try:
-                there.write(content, force=difference.is_there, mtime=difference.mtime)
+                there.write(
+                    content,
+                    force=difference.is_there,
+                    mtime=difference.mtime,
+                    seen_free=not difference.is_there,
+                )
             except Taken:
                 # Another worker may have copied it.
                 if self._equal(difference.name, _nothing, stop):

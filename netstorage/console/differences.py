@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Event, Lock
 
@@ -45,10 +45,11 @@ class Difference:
 
     def __str__(self) -> str:
         """Write it in a line of ASCII, whatever its name."""
-        return json.dumps(astuple(self))
+        # Its fields in order; astuple() would copy each, at five times the price.
+        return json.dumps([*vars(self).values()])
 
     @classmethod
-    def read(cls, line: str) -> Difference:
+    def read(cls, line: str | bytes) -> Difference:
         """Read what ``str()`` wrote."""
         return cls(*json.loads(line))
 
@@ -57,12 +58,12 @@ class Plan:
     """Differences in the order in which they were found; on disk, as there may be millions."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the plan
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the plan
         self._count = 0
 
     def add(self, difference: Difference) -> None:
         """Append a difference."""
-        self._file.write(f"{difference}\n")
+        self._file.write(f"{difference}\n".encode())
         self._count += 1
 
     def __len__(self) -> int:

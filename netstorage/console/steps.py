@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from threading import Event, Lock
 from typing import Any, Protocol
 
-from django.core.files.storage import Storage
+from django.core.files.storage import FileSystemStorage, Storage
 from django.core.management.base import CommandError
 
-from ..bulk import ELSEWHERE, default_threads, run_many
+from ..bulk import ELSEWHERE, MAX_THREADS, default_threads, run_many
 from ..exceptions import ConnectError, PoolClosed
 from ..session import SMALL
 from ..storage import NetworkStorage
@@ -137,7 +137,11 @@ def carried(storages: list[Storage], jobs: int | None) -> tuple[int, int]:
     Raises:
         ConnectError: A server cannot be reached.
     """
-    threads = jobs or min(map(default_threads, storages))
+    # A disk answers at once: the other side is what threads wait for.
+    threads = jobs or min(
+        MAX_THREADS if isinstance(storage, FileSystemStorage) else default_threads(storage)
+        for storage in storages
+    )
     sessions = min(
         storage.pool.limits.max_size if isinstance(storage, NetworkStorage) else ELSEWHERE
         for storage in storages

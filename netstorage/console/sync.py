@@ -11,7 +11,6 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ..bulk import default_threads
 from ..exceptions import NetStorageError
 from .copying import Copier, Counts
 from .differences import Comparison, Difference, Differences, Plan
@@ -20,7 +19,7 @@ from .journal import Journal
 from .moving import lies_in
 from .place import place
 from .removing import remove_directories
-from .steps import Done, Step, run_steps
+from .steps import Done, Step, carried, run_steps
 from .terminal import Failures, Terminal, size_of
 
 
@@ -163,7 +162,7 @@ def _compare(
         update=options["update"],
         is_done=journal.__contains__,
     )
-    threads = options["jobs"] or min(default_threads(each.storage) for each in (source, dest))
+    threads, _ = carried([source.storage, dest.storage], options["jobs"])
     with terminal.progress("compared", None, of_bytes=False) as advance:
         return comparison.run(failed, threads=threads, advance=advance)
 
