@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from threading import Event, Lock
 
 from django.core.files.base import ContentFile
 
+from ..exceptions import ConnectError
 from ..session import Entry
 from ..storage import TEMPORARY
 from .content import Content
@@ -60,15 +61,18 @@ class Journal:
         self._checksum = checksum
         self._before: set[str] = set()
         self._page = Page()
+        self._own: set[str] = set()
         self._written = time.monotonic()
         self._lock = Lock()
 
     def read(self) -> None:
         """Learn what was done by those who did not come to their end."""
         for entry in self.pages():
-            page = self.page(entry.name)
-            if time.time() - page.time < DAY:
-                self._before.update(page.done)
+            # A page may be half an upload's, or gone by now.
+            with suppress(OSError, ValueError, TypeError):
+                page = self.page(entry.name)
+                if abs(time.time() - page.time) < DAY:
+                    self._before.update(page.done)
 
     def __contains__(self, difference: Difference) -> bool:
         """Tell whether this version of a file was done before ``read()``."""
@@ -93,8 +97,11 @@ class Journal:
         with self._lock:
             page, self._page = self._page, Page()
             self._written = time.monotonic()
-        if page.done:
-            self.write(hidden_name(), page)
+        # The files are there, whether or not they can be written down.
+        with suppress(OSError):
+            if page.done:
+                self._own.add(name := hidden_name())
+                self.write(name, page)
 
     # Pages
 
@@ -102,7 +109,9 @@ class Journal:
         """Tell which pages are there."""
         try:
             return self._directory.entries(hidden=True)
-        except (FileNotFoundError, NotADirectoryError):
+        except ConnectError:
+            raise
+        except OSError:
             return []
 
     def page(self, name: str) -> Page:
@@ -117,22 +126,14 @@ class Journal:
         target.write(Content(content, lambda count: None, Event()), force=True)
 
     def remove(self) -> None:
-        """Remove all pages."""
-        pages = self.pages()
-        for entry in pages:
-            (self._directory / entry.name).delete()
-        if pages:
-            self._remove_directory()
-
-    def _remove_directory(self) -> None:
-        try:
-            self._directory.delete()
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            # Somebody began the same sync meanwhile.
-            if error.errno != errno.ENOTEMPTY:
-                raise
+        """Remove all pages; what cannot be removed is for `cleanup`."""
+        with suppress(OSError):
+            # nginx does not list them; what this run wrote is known all the same.
+            names = {entry.name for entry in self.pages()} | self._own
+            for name in names:
+                (self._directory / name).delete()
+            if names:
+                self._directory.delete()
 
 
 def _digest(text: str, size: int) -> str:

@@ -153,6 +153,11 @@ class Place:
 
     def open(self) -> File[Any]:
         """Open a file for reading."""
+        if isinstance(self.storage, FileSystemStorage):
+            path = Path(self.storage.path(self.path))
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                # Opening a pipe or a device may wait for ever.
+                raise OSError(errno.EINVAL, "is no regular file", str(self))
         return self.storage.open(self.path, "rb")
 
     def write(self, content: Content, *, force: bool, mtime: float | None = None) -> None:
@@ -199,7 +204,8 @@ class Place:
                 if force and storage.get_available_name(self.path) != self.path:
                     storage.delete(self.path)
                 saved = storage.save(self.path, File(spool, self.name))
-            if posixpath.normpath(saved) != self.path:
+            # Django's own writes a backslash as a slash, in what it tells.
+            if posixpath.normpath(saved) not in {self.path, self.path.replace("\\", "/")}:
                 storage.delete(saved)
                 raise Taken(self)
 

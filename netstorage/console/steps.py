@@ -66,7 +66,7 @@ def run_steps(
         work: Does a step. It tells how many bytes went by, and raises once the event is set.
         failed: Gets the failures.
         terminal: Where the progress shows.
-        jobs: How many small files at a time; None: as many as the storages carry.
+        jobs: How many small files at a time, at the most; None: as many as the storages carry.
 
     Raises:
         CommandError: With what was done: on Ctrl-C, or if the server cannot be reached any more.
@@ -123,7 +123,7 @@ def _threads(steps: Steps, jobs: int | None) -> tuple[int, int]:
     """Return how many threads all storages carry, and as how many of them a large file counts."""
     sides = (side for step in steps for side in (step.source, step.target))
     storages = {id(side.storage): side.storage for side in sides if isinstance(side, Place)}
-    threads = jobs or min(default_threads(storage) for storage in storages.values())
+    threads = min(default_threads(storage, jobs) for storage in storages.values())
     sessions = min(
         storage.pool.limits.max_size if isinstance(storage, NetworkStorage) else ELSEWHERE
         for storage in storages.values()
