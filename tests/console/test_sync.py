@@ -253,7 +253,7 @@ def test_a_disk_that_keeps_every_other_second(run, local):
     put(local / "s/b", b"one", THEN)
     run("sync", "disk:s", "fat:")
     assert run("sync", "disk:s", "fat:") == "0 files (0 B) copied, 2 the same\n"
-    put(local / "s/a", b"two", THEN - 1)
+    put(local / "s/a", b"two", THEN - 10)
     assert run("sync", "disk:s", "fat:") == "1 file (3 B) copied, 1 the same\n"
 
 
@@ -314,13 +314,21 @@ def test_what_is_no_file_is_not_waited_for(run, local):
     assert read(storages["memory"], "t/a") == b"abc"
 
 
-def test_a_backslash_is_no_slash(run, local):
-    """In-memory storage tells of a name as if it were, and another file has that name."""
+@pytest.mark.parametrize("target", ["disk:t", "memory:t"])
+def test_a_backslash_is_no_slash(run, local, target):
+    """Django's storages take it for one when they save: another file, or directory, has that name."""
     put(local / "s/a\\b", b"one")
-    storages["memory"].save("a/b", ContentFile(b"precious"))
-    assert run("sync", "disk:s", "memory:") == "1 file (3 B) copied, 0 the same\n"
-    assert read(storages["memory"], "a/b") == b"precious"
-    assert read(storages["memory"], "a\\b") == b"one"
+    put(local / "s/c\\d/e", b"two")
+    if target == "memory:t":
+        assert len(failures(run, "disk:s", target)) == 2
+        storages["memory"].save("t/a/b", ContentFile(b"precious"))
+        assert len(failures(run, "disk:s", target)) == 2
+        assert storages["memory"].listdir("t/a") == ([], ["b"])
+        assert storages["memory"].listdir("t/c") == ([], [])
+        return
+    (line,) = failures(run, "disk:s", target)
+    assert line.startswith("disk:s/c\\d/e -> disk:t/c\\d/e: the storage would have saved it as 't/c/d/.")
+    assert files_below(local / "t") == {"a\\b": b"one"}
 
 
 def test_a_listing_that_leads_elsewhere(run, local, tmp_path):
@@ -442,7 +450,7 @@ def test_a_dry_run_changes_nothing(run, server, nas, disk):
         ]
     )
     told = run("sync", "disk:s", "nas:t", "--delete")
-    assert told.split(",")[1:] == first[-1].replace("would be ", "").split(",")[1:]
+    assert told.strip().split(",")[1:] == first[-1].replace("would be ", "").split(",")[1:]
     assert told.split()[0] == first[-1].split()[0]
     lines = failures(run, "disk:s", "frozen:new", "--delete")
     assert len(lines) == 5
@@ -499,10 +507,10 @@ def test_links_in_the_source(run, server, nas, disk, source):
     for name, leads in [("dir", "other"), ("file", "other/x"), ("no", "nowhere")]:
         (root / "from" / name).symlink_to(f"../{leads}")
     lines = failures(run, f"{source}:from", "disk:to")
-    assert [line.lower() for line in sorted(lines)] == [
-        f"{source}:from/dir: is a symbolic link to a directory",
-        f"{source}:from/no: no such file or directory",
-    ]
+    lines.sort()
+    assert lines[0] == f"{source}:from/dir: is a symbolic link to a directory"
+    assert lines[1].startswith(f"{source}:from/no: No such file or directory")
+    assert len(lines) == 2
     assert files_below(disk / "to") == {"file": b"content"}
     assert not (disk / "to/file").is_symlink()
 
@@ -557,7 +565,7 @@ def test_what_changes_while_it_is_read(run, server, nas, disk, monkeypatch, sour
     once = threading.Lock()
 
     def changing(content, count):
-        if count > 2**17 and once.acquire(blocking=False):
+        if count > 2**12 and once.acquire(blocking=False):
             with (root / "s/in/deep/er/large.bin").open("ab") as file:
                 file.write(b"more")
         passed(content, count)
@@ -637,7 +645,7 @@ def test_a_journal_whose_name_is_taken(run, nas, killed, monkeypatch):
     monkeypatch.setattr(journal, "PAGE_FILES", 1)
     told = run("sync", "disk:s", "nas:t", "--checksum")
     assert told == "1 file (3 B) copied, 4 the same\n"
-    killed.unlink()
+    killed.unlink(missing_ok=True)
 
 
 def test_jobs(run, server, nas, disk, monkeypatch):
