@@ -50,12 +50,12 @@ class Plan:
     """Differences in the order in which they were found; on disk, as there may be millions."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the plan
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the plan
         self._count = 0
 
     def add(self, difference: Difference) -> None:
         """Append a difference."""
-        self._file.write(json.dumps(astuple(difference)) + "\n")
+        self._file.write(json.dumps(astuple(difference)).encode() + b"\n")
         self._count += 1
 
     def __len__(self) -> int:
@@ -228,35 +228,38 @@ class Comparison:
                 there = _listing(self._target, pair.name)
         for name in sorted({*here, *there}):
             path = posixpath.join(pair.name, name)
-            mine, its = here.get(name), there.get(name)
-            if mine is not None and not mine.is_dir:
-                found.files += 1
             try:
-                if mine is None:
-                    assert its is not None  # noqa: S101 - one of both; for the type checker
-                    if its.is_dir and not its.is_link:
-                        found.inner.append(_Pair(path, is_here=False, is_there=True))
-                        found.extra_directories += [path] * pair.is_here
-                    else:
-                        found.extra.append(path)
-                elif mine.is_dir:
-                    _refuse_link(mine)
-                    if its is not None:
-                        _refuse_link(its, f"{self._target.below(path)} ")
-                        if not its.is_dir:
-                            message = f"{self._target.below(path)} is a file"
-                            raise NotADirectoryError(errno.ENOTDIR, message)
-                    found.inner.append(_Pair(path, is_here=True, is_there=its is not None))
-                elif its is not None and its.is_dir:
-                    message = f"{self._target.below(path)} is a directory"
-                    raise IsADirectoryError(errno.EISDIR, message)
-                else:
-                    self._compare_files(path, mine, its, found)
+                self._compare_entries(path, here.get(name), there.get(name), pair, found)
             except (ConnectError, PoolClosed):
                 raise  # and do not try with each of the others
             except Exception as error:  # noqa: BLE001 - whatever another storage raises
                 found.failures.append((path, error))
         return found
+
+    def _compare_entries(
+        self, path: str, mine: Entry | None, its: Entry | None, pair: _Pair, found: _Found
+    ) -> None:
+        if mine is None:
+            assert its is not None  # noqa: S101 - one of both; for the type checker
+            if its.is_dir and not its.is_link:
+                found.inner.append(_Pair(path, is_here=False, is_there=True))
+                found.extra_directories += [path] * pair.is_here
+            else:
+                found.extra.append(path)
+        elif mine.is_dir:
+            _refuse_link(mine)
+            if its is not None:
+                _refuse_link(its, f"{self._target.below(path)} ")
+                if not its.is_dir:
+                    message = f"{self._target.below(path)} is a file"
+                    raise NotADirectoryError(errno.ENOTDIR, message)
+            found.inner.append(_Pair(path, is_here=True, is_there=its is not None))
+        else:
+            found.files += 1
+            if its is not None and its.is_dir:
+                message = f"{self._target.below(path)} is a directory"
+                raise IsADirectoryError(errno.EISDIR, message)
+            self._compare_files(path, mine, its, found)
 
     def _compare_files(self, path: str, mine: Entry, its: Entry | None, found: _Found) -> None:
         here = mine.stat or self._source.below(path).stat()

@@ -1,4 +1,4 @@
-"""``sync`` as a process: killed, interrupted, without its server, twice at once, in little memory."""
+"""``sync`` as a process: killed, interrupted, twice at once, without its server; and its memory."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_a_bar_where_somebody_watches(manage, nas, aliases, disk):
     assert child.wait(PATIENCE) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     lines = re.split(r"[\r\n]+", text)
-    assert any(re.search(r"^copied .*/268\.6 MB .*B/s \d:\d\d:\d\d$", line) for line in lines), lines
+    assert any(re.search(r"^copied .*/268\.6 MB .*B/s \d:\d\d:\d\d$", x) for x in lines), lines
     assert max(map(len, lines)) <= 80
     assert lines[-1].strip() == ""
 
