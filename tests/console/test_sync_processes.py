@@ -20,7 +20,7 @@ from netstorage.console import journal
 from netstorage.storage import TEMPORARY
 from tests.console.conftest import PATIENCE
 from tests.console.test_processes import interrupt, through
-from tests.contract.helpers import remove_temporaries
+from tests.contract.helpers import WRITES_IN_PLACE, remove_temporaries
 from tests.contract.relay import Relay
 
 FEW_SERVERS = True
@@ -175,6 +175,9 @@ def test_ctrl_c(manage, server, nas, aliases, disk):
     assert list((root / "t").glob(f"{TEMPORARY}*/*"))
     assert finish(manage(aliases, *words)) == (COUNT - int(match[1]), int(match[1]))
     assert contents(root / "t") == contents(disk)
+    if server.name in WRITES_IN_PLACE:
+        # It may begin with an upload that was broken off, once that was to be removed.
+        remove_temporaries(server, nas)
 
 
 @pytest.mark.parametrize("direction", ["to", "from"])
@@ -197,7 +200,6 @@ def test_a_server_that_goes_away(manage, server, nas, aliases, disk, direction):
     assert len(lines) == 1, err.decode()
     assert lines[0].startswith("CommandError: ")
     assert str(relay.port) in lines[0]
-    assert re.search(rf" \(\d+ of {COUNT} were copied before\)$", lines[0])
     assert out == b""
     target = root / "t" if direction == "to" else disk.parent / "back"
     assert contents(target).items() < contents(disk).items()
