@@ -24,7 +24,6 @@ from .terminal import Failures
 
 THEN = 1_234_567_891
 """A time long ago; its odd second does not survive on disks that keep every other one."""
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -338,7 +337,7 @@ class Clock:
                 try:
                     self._known = self._probe(self._target.below(directory))
                 except OSError as error:
-                    if error.errno not in UNWRITABLE:
+                    if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
                         raise
                     self._refused.add(directory)
             # Nothing can be copied there; a dry run shall show what it can.
