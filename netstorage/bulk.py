@@ -181,16 +181,20 @@ def run_many(
         executor.shutdown()
 
 
-def default_threads(storage: Storage) -> int:
+def default_threads(storage: Storage, wanted: int | None = None) -> int:
     """Return how many small operations a storage can carry at a time, in threads.
+
+    Args:
+        storage: Any storage.
+        wanted: How many somebody asked for; ours do no more than their sessions carry.
 
     Raises:
         ConnectError: The server cannot be reached.
     """
     if not isinstance(storage, NetworkStorage):
-        return ELSEWHERE
+        return wanted or ELSEWHERE
     with storage.pool.connection() as session:
-        return min(MAX_THREADS, storage.pool.limits.max_size * session.concurrency)
+        return min(wanted or MAX_THREADS, storage.pool.limits.max_size * session.concurrency)
 
 
 @dataclass(eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import time
 from dataclasses import astuple, dataclass
 from threading import Event, Lock
 
@@ -77,6 +78,9 @@ class Copier:
 
     def _write(self, difference: Difference, done: Done, stop: Event) -> None:
         here, there = (top.below(difference.name) for top in (self._source, self._dest))
+        # What is changed after it was read, but in the same second, would have the same time.
+        if 0 < (left := int(difference.mtime or 0) + 1 - time.time()) <= 1:
+            stop.wait(left)
         with here.open() as file:
             content = Content(file, done, stop)
             try:
@@ -87,11 +91,11 @@ class Copier:
                     seen_free=not difference.is_there,
                 )
             except Taken:
-                # Another worker may have copied it.
+                # It may be another worker's, or another sync's.
                 if self._equal(difference.name, _nothing, stop):
                     self._count(Counts(same=1))
                     return
-                message = "came to be in the meantime; another sync compares it"
+                message = "came to be in the meantime; run sync again to compare it"
                 raise FileExistsError(errno.EEXIST, message, str(there)) from None
             size = file.size
         # Ours compare the length before they give a file its name.

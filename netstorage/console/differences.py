@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import posixpath
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from threading import Event, Lock
 
 from django.core.files.base import ContentFile
 
 from ..bulk import run_many
+from ..exceptions import ConnectError, PoolClosed
 from ..session import Entry, Stat
 from .content import Content
 from .place import Place, hidden_name
@@ -174,21 +175,42 @@ class Comparison:
 
         Raises:
             FileNotFoundError: There is no source.
-            NotADirectoryError: It is a file.
+            NotADirectoryError: It is a file, or the target is.
         """
-        if not self._source.is_dir():
-            self._source.stat()
+        source, target = self._source, self._target
+        if not source.is_dir():
+            if not source.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
             message = "is a file; `cp` copies single files"
-            raise NotADirectoryError(errno.ENOTDIR, message, str(self._source))
+            raise NotADirectoryError(errno.ENOTDIR, message, str(source))
+        is_there = target.is_dir()
+        if not is_there and target.exists():
+            raise NotADirectoryError(errno.ENOTDIR, "is a file", str(target))
         result = Differences()
-        level = [_Pair("", is_here=True, is_there=self._target.is_dir())]
+        try:
+            self._run(_Pair("", is_here=True, is_there=is_there), result, failed, threads, advance)
+        except BaseException:
+            result.close()
+            raise
+        return result
+
+    def _run(
+        self,
+        top: _Pair,
+        result: Differences,
+        failed: Failures,
+        threads: int,
+        advance: Callable[[float], object],
+    ) -> None:
+        level = [top]
         # One depth after the other: what is known of it fits into memory, names alone.
         while level:
             inner: list[_Pair] = []
             with closing(run_many(self._compare, level, threads=threads)) as run:
                 for pair, future in run:
                     if (error := future.exception()) is not None:
-                        failed.add(self._source.below(pair.name), error)
+                        here, there = (x.below(pair.name) for x in (self._source, self._target))
+                        failed.add(f"{here} -> {there}", error)
                         continue
                     found = future.result()
                     for name, failure in found.failures:
@@ -204,41 +226,49 @@ class Comparison:
                     inner += found.inner
                     advance(found.files)
             level = inner
-        return result
 
     def _compare(self, pair: _Pair) -> _Found:
         found = _Found()
         here = _listing(self._source, pair.name) if pair.is_here else {}
-        there = _listing(self._target, pair.name) if pair.is_there else {}
+        there: dict[str, Entry] = {}
+        if pair.is_there:
+            # A storage's root comes to be with its first file.
+            with suppress(FileNotFoundError):
+                there = _listing(self._target, pair.name)
         for name in sorted({*here, *there}):
             path = posixpath.join(pair.name, name)
-            mine, its = here.get(name), there.get(name)
-            if mine is not None and not mine.is_dir:
-                found.files += 1
             try:
-                if mine is None:
-                    assert its is not None  # noqa: S101 - one of both; for the type checker
-                    if its.is_dir and not its.is_link:
-                        found.inner.append(_Pair(path, is_here=False, is_there=True))
-                        found.extra_directories += [path] * pair.is_here
-                    else:
-                        found.extra.append(path)
-                elif mine.is_dir:
-                    _refuse_link(mine)
-                    if its is not None:
-                        _refuse_link(its, f"{self._target.below(path)} ")
-                        if not its.is_dir:
-                            message = f"{self._target.below(path)} is a file"
-                            raise NotADirectoryError(errno.ENOTDIR, message)
-                    found.inner.append(_Pair(path, is_here=True, is_there=its is not None))
-                elif its is not None and its.is_dir:
-                    message = f"{self._target.below(path)} is a directory"
-                    raise IsADirectoryError(errno.EISDIR, message)
-                else:
-                    self._compare_files(path, mine, its, found)
-            except OSError as error:
+                self._compare_entries(path, here.get(name), there.get(name), pair, found)
+            except (ConnectError, PoolClosed):
+                raise  # and do not try with each of the others
+            except Exception as error:  # noqa: BLE001 - whatever another storage raises
                 found.failures.append((path, error))
         return found
+
+    def _compare_entries(
+        self, path: str, mine: Entry | None, its: Entry | None, pair: _Pair, found: _Found
+    ) -> None:
+        if mine is None:
+            assert its is not None  # noqa: S101 - one of both; for the type checker
+            if its.is_dir and not its.is_link:
+                found.inner.append(_Pair(path, is_here=False, is_there=True))
+                found.extra_directories += [path] * pair.is_here
+            else:
+                found.extra.append(path)
+        elif mine.is_dir:
+            _refuse_link(mine)
+            if its is not None:
+                _refuse_link(its, f"{self._target.below(path)} ")
+                if not its.is_dir:
+                    message = f"{self._target.below(path)} is a file"
+                    raise NotADirectoryError(errno.ENOTDIR, message)
+            found.inner.append(_Pair(path, is_here=True, is_there=its is not None))
+        else:
+            found.files += 1
+            if its is not None and its.is_dir:
+                message = f"{self._target.below(path)} is a directory"
+                raise IsADirectoryError(errno.EISDIR, message)
+            self._compare_files(path, mine, its, found)
 
     def _compare_files(self, path: str, mine: Entry, its: Entry | None, found: _Found) -> None:
         here = mine.stat or self._source.below(path).stat()
@@ -246,12 +276,12 @@ class Comparison:
         if its is not None:
             there = its.stat or self._stat_there(path)
             if here.size == there.size or None in (here.size, there.size):
-                by_time = not self._checksum and self._clock.same(here.mtime, there.mtime)
+                by_time = not self._checksum and self._clock.same(path, here.mtime, there.mtime)
                 if self._is_done(wanted) or by_time:
                     found.same += 1
                     return
                 wanted = replace(wanted, is_open=self._checksum)
-            if self._update and self._clock.newer(here.mtime, there.mtime):
+            if self._update and self._clock.newer(path, here.mtime, there.mtime):
                 found.newer += 1
                 return
         found.differences.append(wanted)
@@ -261,6 +291,21 @@ class Comparison:
             return self._target.below(path).stat()
         except FileNotFoundError:
             return Stat(size=-1)  # a link to nowhere, which the file replaces
+
+
+@dataclass(frozen=True)
+class _Times:
+    """What was found out about the times of a storage's files.
+
+    Attributes:
+        apart: By how many seconds a copy may miss its original's time; None: it does not keep it.
+        ahead_least: By how many seconds its clock is ahead of ours, at the least.
+        ahead_most: The same, at the most.
+    """
+
+    apart: int | None
+    ahead_least: float
+    ahead_most: float
 
 
 class Clock:
@@ -274,30 +319,42 @@ class Clock:
     def __init__(self, target: Place) -> None:
         self._target = target
         self._lock = Lock()
+        self._known: _Times | None = None
+        self._refused: set[str] = set()
 
-    def same(self, mine: float | None, its: float | None) -> bool:
+    def same(self, path: str, mine: float | None, its: float | None) -> bool:
         """Tell whether an original and its copy can be taken to be equal; None: no time is told."""
         if mine is None or its is None:
             return True
-        keeps, _, ahead = self._probed
-        return int(mine) == int(its) if keeps else mine <= its - ahead
+        known = self._times(path)
+        if known.apart is None:
+            return mine <= its - known.ahead_most
+        return abs(int(mine) - int(its)) <= known.apart
 
-    def newer(self, mine: float | None, its: float | None) -> bool:
+    def newer(self, path: str, mine: float | None, its: float | None) -> bool:
         """Tell whether the target's file was modified after the source's."""
         if mine is None or its is None:
             return False
-        keeps, ahead, _ = self._probed
-        return mine < its - ahead and not (keeps and int(mine) == int(its))
+        known = self._times(path)
+        is_kept = known.apart is not None and abs(int(mine) - int(its)) <= known.apart
+        return mine < its - known.ahead_least and not is_kept
 
-    @property
-    def _probed(self) -> tuple[bool, float, float]:
+    def _times(self, path: str) -> _Times:
+        """Try it out beside a file, until one of the directories lets us."""
+        directory = posixpath.dirname(path)
         with self._lock:
-            return self._probe
+            if self._known is None and directory not in self._refused:
+                try:
+                    self._known = self._probe(self._target.below(directory))
+                except OSError as error:
+                    if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+                        raise
+                    self._refused.add(directory)
+            # Nothing can be copied there; a dry run shall show what it can.
+            return self._known or _Times(None, 0, 0)
 
-    @cached_property
-    def _probe(self) -> tuple[bool, float, float]:
-        """Whether the target keeps times, and by how many seconds its clock is ahead: from, to."""
-        file = self._target / hidden_name()
+    def _probe(self, directory: Place) -> _Times:
+        file = directory / hidden_name()
 
         def written(mtime: float | None, *, force: bool) -> float | None:
             content = Content(ContentFile(b"?"), lambda count: None, Event())
@@ -305,20 +362,17 @@ class Clock:
             return file.stat().mtime
 
         before = time.time()
-        try:
-            now = written(None, force=False)
-        except PermissionError:
-            # Nothing will be copied to it; a dry run shall show what it can.
-            return False, 0, 0
+        now = written(None, force=False)
         try:
             after = time.time()
-            keeps = written(THEN, force=True) == THEN
+            kept = written(THEN, force=True)
         finally:
             file.delete()
+        apart = None if kept is None or abs(kept - THEN) > 1 else int(abs(kept - THEN))
         if now is None:
-            return keeps, 0, 0
+            return _Times(apart, 0, 0)
         # Times may be cut to a second.
-        return keeps, int(now) - after, int(now) + 1 - before
+        return _Times(apart, int(now) - after, int(now) + 1 - before)
 
 
 def _listing(top: Place, name: str) -> dict[str, Entry]:

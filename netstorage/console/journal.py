@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from threading import Event, Lock
 
 from django.core.files.base import ContentFile
 
+from ..exceptions import ConnectError
 from ..session import Entry
 from ..storage import TEMPORARY
 from .content import Content
@@ -70,9 +71,11 @@ class Journal:
     def read(self) -> None:
         """Learn what was done by those who did not come to their end."""
         for entry in self.pages():
-            page = self.page(entry.name)
-            if time.time() - page.time < DAY:
-                self._before.update(page.done)
+            # A page may be half an upload's, or gone by now.
+            with suppress(OSError, ValueError, TypeError):
+                page = self.page(entry.name)
+                if abs(time.time() - page.time) < DAY:
+                    self._before.update(page.done)
 
     def __contains__(self, difference: Difference) -> bool:
         """Tell whether this version of a file was done before ``read()``."""
@@ -97,8 +100,10 @@ class Journal:
         with self._lock:
             page, self._page = self._page, Page()
             self._written = time.monotonic()
-        if page.done:
-            self.write(page_name(), page)
+        # The files are there, whether or not they can be written down.
+        with suppress(OSError):
+            if page.done:
+                self.write(page_name(), page)
 
     # Pages
 
@@ -106,7 +111,9 @@ class Journal:
         """Tell which pages are there."""
         try:
             return self._directory.entries()
-        except (FileNotFoundError, NotADirectoryError):
+        except ConnectError:
+            raise
+        except OSError:
             return []
 
     def has(self, name: str) -> bool:
@@ -130,22 +137,13 @@ class Journal:
         (self._directory / name).delete()
 
     def remove(self) -> None:
-        """Remove all pages."""
-        pages = self.pages()
-        for entry in pages:
-            self.remove_page(entry.name)
-        if pages:
-            self._remove_directory()
-
-    def _remove_directory(self) -> None:
-        try:
-            self._directory.delete()
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            # Somebody began the same sync meanwhile.
-            if error.errno != errno.ENOTEMPTY:
-                raise
+        """Remove all pages; what cannot be removed is for `cleanup`."""
+        with suppress(OSError):
+            pages = self.pages()
+            for entry in pages:
+                self.remove_page(entry.name)
+            if pages:
+                self._directory.delete()
 
 
 def page_name() -> str:

@@ -158,6 +158,11 @@ class Place:
 
     def open(self) -> File[Any]:
         """Open a file for reading."""
+        if isinstance(self.storage, FileSystemStorage):
+            path = Path(self.storage.path(self.path))
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                # Opening a pipe or a device may wait for ever.
+                raise OSError(errno.EINVAL, "is no regular file", str(self))
         return self.storage.open(self.path, "rb")
 
     def write(
@@ -198,7 +203,8 @@ class Place:
             name = posixpath.join(posixpath.dirname(self.path), hidden_name())
             temporary = Path(storage.path(name))
             with _named(temporary, storage.path(self.path), self, force=force):
-                storage.save(name, content)  # type: ignore[arg-type] # has chunks(): will do
+                saved = storage.save(name, content)  # type: ignore[arg-type] # has chunks()
+                self._require_saved_as(name, saved)
                 if mtime is not None:
                     os.utime(temporary, (mtime, mtime))
         else:
@@ -209,9 +215,17 @@ class Place:
                 if force and storage.get_available_name(self.path) != self.path:
                     storage.delete(self.path)
                 saved = storage.save(self.path, File(spool, self.name))
-            if posixpath.normpath(saved) != self.path:
-                storage.delete(saved)
-                raise Taken(self)
+            self._require_saved_as(self.path, posixpath.normpath(saved))
+
+    def _require_saved_as(self, name: str, saved: str) -> None:
+        """Let no file stay under a name that nobody asked for."""
+        if saved == name:
+            return
+        self.storage.delete(saved)
+        if self.exists():
+            raise Taken(self)
+        # Django's own take a backslash for a slash.
+        raise OSError(errno.EINVAL, f"the storage would have saved it as {saved!r}", str(self))
 
     def make_dir(self) -> None:
         """Make the directory, where the storage has such: the Storage API can by a file in it."""

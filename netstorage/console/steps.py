@@ -67,7 +67,7 @@ def run_steps(
         work: Does a step. It tells how many bytes went by, and raises once the event is set.
         failed: Gets the failures.
         terminal: Where the progress shows.
-        jobs: How many small files at a time; None: as many as the storages carry.
+        jobs: How many small files at a time, at the most; None: as many as the storages carry.
 
     Raises:
         CommandError: With what was done: on Ctrl-C, or if the server cannot be reached any more.
@@ -122,9 +122,8 @@ def _size(steps: Steps) -> int | None:
 
 def _storages(steps: Steps) -> list[Storage]:
     sides = (side for step in steps for side in (step.source, step.target))
-    return list(
-        {id(each.storage): each.storage for each in sides if isinstance(each, Place)}.values()
-    )
+    storages = {id(side.storage): side.storage for side in sides if isinstance(side, Place)}
+    return list(storages.values())
 
 
 def carried(storages: list[Storage], jobs: int | None) -> tuple[int, int]:
@@ -132,14 +131,16 @@ def carried(storages: list[Storage], jobs: int | None) -> tuple[int, int]:
 
     Args:
         storages: Those that take part.
-        jobs: How many threads to have, if somebody knows better.
+        jobs: How many threads there may be; None: as many as we think good.
 
     Raises:
         ConnectError: A server cannot be reached.
     """
     # A disk answers at once: the other side is what threads wait for.
-    threads = jobs or min(
-        MAX_THREADS if isinstance(storage, FileSystemStorage) else default_threads(storage)
+    threads = min(
+        (jobs or MAX_THREADS)
+        if isinstance(storage, FileSystemStorage)
+        else default_threads(storage, jobs)
         for storage in storages
     )
     sessions = min(

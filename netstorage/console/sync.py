@@ -44,7 +44,7 @@ def sync_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
     parser.add_argument("--tasks", action="store_true", help="let workers of Django's Tasks copy")
     parser.add_argument(
-        "--jobs", metavar="N", type=jobs, help="files at a time; default: what the servers carry"
+        "--jobs", metavar="N", type=jobs, help="most files at a time; default: what servers carry"
     )
 
 
@@ -57,22 +57,24 @@ def sync(options: dict[str, Any], terminal: Terminal) -> int:
     journal = Journal(source, dest, checksum=options["checksum"])
     journal.read()
     with closing(_compare(options, journal, failed, terminal)) as found:
-        _require_files(options, found)
+        if options["delete"] and not failed.lines:
+            _require_files(options, found)
         if options["dry_run"]:
             counts = _show(options, found, failed, terminal)
         elif options["tasks"]:
             counts = FanOut(source, dest, found.plan, journal, options).copy(failed, terminal)
         else:
             counts = _copy(options, found, journal, failed, terminal)
-        removed = 0
+        removed, stayed = 0, Failures("removed", limit=None)
         if options["delete"] and not failed.lines:
-            removed = _remove_extra(options, found, terminal)
+            removed = _remove_extra(options, found, stayed, terminal)
         if not options["dry_run"]:
             journal.remove()
         terminal.line(_summary(options, found, counts, removed))
     if failed.lines and options["delete"]:
         terminal.complain(f"Nothing was removed from {dest}, as not all was copied.")
     failed.end()
+    stayed.end()
     return 0
 
 
@@ -169,7 +171,7 @@ def _compare(
 
 def _require_files(options: dict[str, Any], found: Differences) -> None:
     """Refuse to empty the target for a source that may be a disk that is not mounted."""
-    if options["delete"] and not found.files and found.extra:
+    if not found.files and found.extra:
         source, dest = options["source"], options["dest"]
         raise CommandError(
             f"{source} has no files: --delete would remove all {len(found.extra)} of {dest}. "
@@ -177,22 +179,24 @@ def _require_files(options: dict[str, Any], found: Differences) -> None:
         )
 
 
-def _remove_extra(options: dict[str, Any], found: Differences, terminal: Terminal) -> int:
-    dest, failed = options["dest"], Failures("removed", limit=None)
+def _remove_extra(
+    options: dict[str, Any], found: Differences, stayed: Failures, terminal: Terminal
+) -> int:
+    dest, directories = options["dest"], found.extra_directories
     if options["dry_run"]:
-        for each in found.extra:
-            terminal.line(f"{'remove':8}{dest.below(each.name)}")
+        for name in (*(each.name for each in found.extra), *(f"{each}/" for each in directories)):
+            terminal.line(f"{'remove':8}{dest}{'/' * bool(dest.path)}{name}")
         return len(found.extra)
 
     def remove(step: Step, done: Done, stop: Event) -> None:
         step.source.delete()
 
     extra = Planned(found.extra, lambda each: Step(dest.below(each.name), size=0))
-    run_steps(extra, remove, failed, terminal)
-    if not failed.lines:
-        remove_directories([dest.below(name) for name in found.extra_directories], failed)
-    failed.end()
-    return len(found.extra)
+    run_steps(extra, remove, stayed, terminal, jobs=options["jobs"])
+    removed = len(found.extra) - len(stayed.lines)
+    if not stayed.lines:
+        remove_directories([dest.below(name) for name in directories], stayed)
+    return removed
 
 
 def _summary(options: dict[str, Any], found: Differences, counts: Counts, removed: int) -> str:
