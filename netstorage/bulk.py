@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event
+from threading import Condition, Event
 from typing import Any, TypeVar
 
 from django.core.files.base import File
@@ -159,6 +159,22 @@ def run_many(
     under_way: dict[Future[R], T] = {}
     free = threads
     executor = ThreadPoolExecutor(threads, "netstorage-bulk")
+    # Ctrl-C while a thread is started leaves one of which the executor does not know.
+    calls, is_over, ended = 0, False, Condition()
+
+    def call(item: T) -> R:
+        nonlocal calls
+        with ended:
+            if is_over:
+                raise CancelledError
+            calls += 1
+        try:
+            return work(item)
+        finally:
+            with ended:
+                calls -= 1
+                ended.notify()
+
     try:
         for item in items:
             needed = min(slots(item), threads)
@@ -167,7 +183,7 @@ def run_many(
                 finished = under_way.pop(future)
                 free += min(slots(finished), threads)
                 yield finished, future
-            future = executor.submit(carrier(), work, item)
+            future = executor.submit(carrier(), call, item)
             under_way[future] = item
             free -= needed
             future.add_done_callback(done.put)
@@ -178,6 +194,9 @@ def run_many(
         executor.shutdown(wait=False, cancel_futures=True)
         for item in under_way.values():
             give_up(item)
+        with ended:
+            is_over = True
+            ended.wait_for(lambda: not calls)
         executor.shutdown()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import posixpath
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +18,9 @@ from .storage import TEMPORARY, NetworkStorage, is_temporary
 DAY = timedelta(days=1)
 AT_LEAST = timedelta(hours=1)
 """An age that no upload reaches without a sign of life: its time changes with each piece."""
+
+# A page of a sync's journal, as netstorage.console.journal names them.
+_PAGE = re.compile(r"[0-9a-f]{32}\.json")
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,9 @@ def _find(
 def _remove(storage: NetworkStorage, name: str, *, is_dir: bool) -> None:
     if is_dir:
         for entry in _entries(storage, name):
-            # A journal's pages are files like others.
-            if is_temporary(entry.name) or not entry.is_dir:
+            if is_temporary(entry.name) or _PAGE.fullmatch(entry.name):
                 _remove(storage, posixpath.join(name, entry.name), is_dir=entry.is_dir)
-    # Not recursive: should there be a directory in it, it stays, and is told.
+    # Not recursive: should there be anything else in it, it stays, and is told.
     storage._run(name, lambda session: session.remove(storage._path(name)))
 
 

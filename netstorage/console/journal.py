@@ -72,7 +72,7 @@ class Journal:
         """Learn what was done by those who did not come to their end."""
         for entry in self.pages():
             # A page may be half an upload's, or gone by now.
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(OSError, ValueError, TypeError, KeyError):
                 page = self.page(entry.name)
                 if abs(time.time() - page.time) < DAY:
                     self._before.update(page.done)

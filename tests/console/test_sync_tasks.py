@@ -24,6 +24,7 @@ import os
 from pathlib import PosixPath
 from tests.settings import *
 TASKS_APPS = ["django_tasks", "django_tasks_db"] if {old} else ["django_tasks_db"]
+INSTALLED_APPS.remove("tests.console.gallery")
 INSTALLED_APPS = [*INSTALLED_APPS, *TASKS_APPS, "tests.console.impatient.Impatient"]
 DATABASES = {{"default": {{
     "ENGINE": "django.db.backends.sqlite3",
