@@ -13,8 +13,9 @@ from threading import Event, Lock
 from django.core.files.base import ContentFile
 
 from ..exceptions import ConnectError
+from ..leftovers import _remove
 from ..session import Entry
-from ..storage import TEMPORARY
+from ..storage import TEMPORARY, NetworkStorage
 from .content import Content
 from .copying import Counts
 from .differences import Difference
@@ -138,12 +139,15 @@ class Journal:
 
     def remove(self) -> None:
         """Remove all pages; what cannot be removed is for `cleanup`."""
+        storage, path = self._directory.storage, self._directory.path
         with suppress(OSError):
-            pages = self.pages()
-            for entry in pages:
-                self.remove_page(entry.name)
-            if pages:
-                self._directory.delete()
+            if isinstance(storage, NetworkStorage):
+                # With what a killed process has left of a page.
+                _remove(storage, path, is_dir=True)
+                return
+            for name in storage.listdir(path)[1]:
+                self.remove_page(name)
+            self._directory.delete()
 
 
 def page_name() -> str:

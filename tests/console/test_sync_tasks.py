@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,15 @@ import time
 import django
 import pytest
 from django.conf import settings
+from django.core.files.storage import FileSystemStorage
+from django.core.management import CommandError
+from django.test import override_settings
 
+from netstorage import tasks
+from netstorage.console import fanout
+from netstorage.console.differences import Difference
+from netstorage.console.journal import Journal, Page, page_name
+from netstorage.console.place import place
 from tests.console.conftest import PATIENCE, ROOT, backend
 from tests.contract.helpers import raw_names, read, remove_temporaries
 from tests.contract.relay import Relay
@@ -19,6 +29,7 @@ from tests.contract.relay import Relay
 FEW_SERVERS = True
 
 COUNT = 100
+DUMMY = f"{'django_tasks' if django.VERSION < (6,) else 'django.tasks'}.backends.dummy.DummyBackend"
 SETTINGS = """
 import os
 from pathlib import PosixPath
@@ -33,7 +44,9 @@ DATABASES = {{"default": {{
 }}}}
 TASKS = {{"default": {{"BACKEND": "django_tasks_db.DatabaseBackend"}}}}
 STORAGES = {storages!r}
-STORAGES["nas"]["OPTIONS"].update(eval(os.environ.get("NAS", "{{}}")))
+CHANGES = eval(os.environ["NAS"])
+STORAGES.pop(CHANGES.pop("forget", None), None)
+STORAGES["nas"]["OPTIONS"].update(CHANGES)
 """
 
 
@@ -113,6 +126,11 @@ def files(tmp_path):
     return contents
 
 
+def through(relay):
+    """The options of a worker that meets the server by way of the relay."""
+    return {name: relay.options[name] for name in ("port", "url") if name in relay.options}
+
+
 def ended(child, status=0):
     out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == status, err.decode()
@@ -122,7 +140,7 @@ def ended(child, status=0):
 def found(nas):
     return {
         f"{folder}/{name}": read(nas, f"media/{folder}/{name}")
-        for folder in raw_names(nas, "media")
+        for folder in (nas.listdir("media")[0] if nas.exists("media") else ())
         for name in raw_names(nas, f"media/{folder}")
     }
 
@@ -139,7 +157,7 @@ def test_several_workers_share_the_files(site, nas, files):
 def test_a_worker_that_is_killed(site, nas, server, files):
     """Another one takes its batch, and goes on where it stopped."""
     with Relay(server) as relay:
-        victim = site.worker(**{k: relay.options[k] for k in ("port", "url") if k in relay.options})
+        victim = site.worker(**through(relay))
         relay.hold_after(20_000)
         sync = site.sync()
         relay.wait_until_held()
@@ -149,6 +167,148 @@ def test_a_worker_that_is_killed(site, nas, server, files):
         victim.wait()
     out, err = ended(sync)
     assert err == ""
-    assert out.startswith(f"{COUNT} files") or " the same" in out
+    # What it had copied, and not yet told of, was found to be the same.
+    match = re.fullmatch(r"(\d+) files? \(.*\) copied, (\d+) the same\n", out)
+    assert match
+    assert int(match[1]) + int(match[2]) == COUNT
     remove_temporaries(server, nas)
     assert found(nas) == files
+
+
+def test_ctrl_c(site, nas, server, files):
+    """Workers end, too; the next sync does the rest."""
+    with Relay(server) as relay:
+        worker = site.worker(**through(relay))
+        relay.hold_after(20_000)
+        sync = site.sync()
+        relay.wait_until_held()
+        sync.send_signal(signal.SIGINT)
+        out, err = ended(sync, 130)
+        relay.release()
+        assert out == ""
+        assert re.fullmatch(
+            rf"CommandError: Interrupted: \d+ of {COUNT} were copied\. Workers end what they are "
+            r"at\.\n",
+            err,
+        )
+        # It looks soon whether its work is wanted, and does no more than what was under way.
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate(timeout=PATIENCE)
+    before = found(nas)
+    assert before.items() <= files.items()
+    assert len(before) < COUNT
+    out, _ = ended(site.start("netstorage", "sync", "disk:", "nas:media"))
+    assert re.match(rf"{COUNT - len(before)} files .* copied, {len(before)} the same\n", out)
+    assert found(nas) == files
+    remove_temporaries(server, nas)
+
+
+def test_a_worker_that_cannot(site, nas, files):
+    """Its batch is given to others, and in the end its files are told, each with the reason."""
+    # A worker of another project, so to speak: it does not know the alias.
+    site.worker(forget="disk")
+    out, err = ended(site.sync(), 1)
+    assert out == "0 files (0 B) copied, 0 the same\n"
+    lines = err.splitlines()
+    assert lines[0] == f"CommandError: {COUNT} were not copied:"
+    assert len(lines) == 1 + COUNT
+    assert lines[1].endswith(
+        ": given to 3 workers, and none came to its end (argparse.ArgumentTypeError)"
+    )
+    assert "media" not in nas.listdir("")[0] or found(nas) == {}
+
+
+class TestInOneProcess:
+    """With backends that need no worker, or have none."""
+
+    def test_the_immediate_backend(self, run, nas, files):
+        """Django's own default does it at once."""
+        words = ["sync", "disk:", "nas:media", "--tasks"]
+        assert run(*words) == f"{COUNT} files (483 KiB) copied, 0 the same\n"
+        assert found(nas) == files
+        assert run(*words) == f"0 files (0 B) copied, {COUNT} the same\n"
+
+    def test_nobody_works(self, run, nas, files, monkeypatch, capsys):
+        """The dummy backend keeps tasks, as a queue does that has no workers."""
+        monkeypatch.setattr(fanout, "DEAD", 0.2)
+        monkeypatch.setattr(fanout, "PATIENCE", 0.5)
+        monkeypatch.setattr(fanout, "POLL", 0.05)
+        with (
+            override_settings(TASKS={"default": {"BACKEND": DUMMY}}),
+            pytest.raises(CommandError, match=rf"^No worker .* \(0 of {COUNT} were copied\)\."),
+        ):
+            run("sync", "disk:", "nas:media", "--tasks")
+        assert "No worker has begun yet. Does one run?" in capsys.readouterr().err
+        assert found(nas) == {}
+        Journal(place("disk:"), place("nas:media"), checksum=False).remove()
+
+    def test_done_twice(self, run, nas, files, tmp_path):
+        """A queue may deliver a batch twice; a batch that nobody wants any more does nothing."""
+        source, dest = place("disk:"), place("nas:media")
+        journal = Journal(source, dest, checksum=False)
+        names = sorted(files)[:10]
+        lengths = {**{name: len(files[name]) for name in names}, "0/missing": 3}
+        batch = {
+            "run": page_name(),
+            "page": page_name(),
+            "source": "disk:",
+            "dest": "nas:media",
+            "lines": [str(Difference(*each)) for each in lengths.items()],
+            "checksum": False,
+            "jobs": None,
+        }
+        tasks.copy_batch.func(**batch)
+        assert journal.pages() == []
+        journal.write(batch["run"], Page())
+        for _ in range(2):
+            tasks.copy_batch.func(**batch)
+            page = journal.page(batch["page"])
+            assert (page.is_finished, page.failed) == (True, [])
+            assert (len(page.done), page.counts.copied, page.counts.gone) == (11, 10, 1)
+        # Another worker had it, and died before it could write its page.
+        batch["page"] = page_name()
+        tasks.copy_batch.func(**batch)
+        page = journal.page(batch["page"])
+        assert (page.counts.copied, page.counts.same, page.counts.gone) == (0, 10, 1)
+        assert found(nas) == {name: files[name] for name in names}
+        journal.remove()
+
+    def test_names_that_lead_elsewhere(self, nas, files):
+        """Whoever writes into the queue does not write outside of the target."""
+        journal = Journal(place("disk:"), place("nas:media"), checksum=False)
+        batch = {"run": page_name(), "page": page_name(), "source": "disk:", "dest": "nas:media"}
+        journal.write(batch["run"], Page())
+        lines = [str(Difference("../../outside", 3))]
+        tasks.copy_batch.func(**batch, lines=lines, checksum=False, jobs=None)
+        assert [name for name, _ in journal.page(batch["page"]).failed] == ["../../outside"]
+        journal.remove()
+
+    def test_single_failures(self, run, nas, files, tmp_path):
+        """They are told as without workers, and the others are copied."""
+        bad = sorted(files)[:3]
+        aliases = {**settings.STORAGES, "disk": grudging(tmp_path, bad)}
+        with override_settings(STORAGES=aliases), pytest.raises(CommandError) as info:
+            run("sync", "disk:", "nas:media", "--tasks")
+        lines = [f"disk:{name} -> nas:media/{name}: is not for you" for name in bad]
+        told = str(info.value).splitlines()
+        assert told[0] == "3 were not copied:"
+        assert sorted(told[1:]) == sorted(lines)
+        assert found(nas) == {name: files[name] for name in set(files) - set(bad)}
+
+
+class Grudging(FileSystemStorage):
+    """A disk that does not open some of its files."""
+
+    def __init__(self, bad, **options):
+        super().__init__(**options)
+        self.bad = bad
+
+    def _open(self, name, mode="rb"):
+        if name in self.bad:
+            raise PermissionError(errno.EACCES, "is not for you", name)
+        return super()._open(name, mode)
+
+
+def grudging(tmp_path, bad):
+    backend = f"{__name__}.Grudging"
+    return {"BACKEND": backend, "OPTIONS": {"location": tmp_path / "disk", "bad": bad}}
