@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import pytest
 from django.conf import settings
@@ -37,8 +38,8 @@ from django.db import connection
 from django.test.utils import isolate_apps, override_settings
 
 import netstorage
+from netstorage import pool as pools
 from netstorage import testing
-from netstorage.pool import all_pools
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -229,12 +230,14 @@ class Page(ast.NodeTransformer):
         if (key, host) not in self.servers:
             server = testing.SFTPServer() if key == "host" else testing.WebDAVServer()
             self.servers[key, host] = self.stack.enter_context(server)
-            self.stack.callback(lambda: [pool.drain() for pool in all_pools()])
+            self.stack.callback(lambda: [pool.drain() for pool in pools.all_pools()])
         return self.servers[key, host]
 
 
 @pytest.fixture
-def run_page(tmp_path, transactional_db):
+def run_page(tmp_path, transactional_db, monkeypatch):
+    # The reader's process has no pools yet; those of other tests may live on.
+    monkeypatch.setattr(pools, "_pools", WeakValueDictionary())
     with contextlib.ExitStack() as stack, isolate_apps("netstorage"):
         yield lambda path: Page(path, tmp_path, stack).run()
 
