@@ -6,15 +6,17 @@ with last, and never rests: it saves, reads and deletes. They restart one after 
 
 from __future__ import annotations
 
+import io
 import random
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Condition, Event, Thread
 
 import pytest
-from django.core.files.base import ContentFile
+from django.core.files.base import ContentFile, File
 from django.core.files.storage import FileSystemStorage, storages
 from django.core.management.base import CommandError
 
@@ -202,3 +204,34 @@ def test_back_before_the_last_step(site, run):
         site.restart(1)
         site.restart(0)
     read_all(storages["disk"], site.rows)
+
+
+class Halting(io.BytesIO):
+    """An upload that halts when part of it is on the disk."""
+
+    def __init__(self, content, path):
+        super().__init__(content)
+        self.path = path
+        self.halted, self.go_on = Event(), Event()
+
+    def read(self, size=-1):
+        if self.tell() and self.path.exists():
+            self.halted.set()
+            self.go_on.wait(PATIENCE)
+        return super().read(size)
+
+
+def test_an_upload_that_is_half_on_the_disk(run, nas, tmp_path):
+    """Sync takes it for whole; the whole is saved all the same, on both sides."""
+    content = random.Random(0).randbytes(300_000)
+    upload = Halting(content, tmp_path / "disk/a.bin")
+    disk_first = steps(nas, tmp_path / "disk")[1]
+    with ThreadPoolExecutor(1) as threads:
+        saved = threads.submit(disk_first.save, "a.bin", File(upload))
+        try:
+            assert upload.halted.wait(PATIENCE)
+            assert run(*COMMAND.split()).startswith("1 file ")
+        finally:
+            upload.go_on.set()
+        name = saved.result(PATIENCE)
+    assert read(nas, name) == read(storages["disk"], name) == content
