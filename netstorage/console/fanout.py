@@ -12,7 +12,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ..exceptions import NetStorageError
+from ..exceptions import ConnectError, NetStorageError
 from .copying import Counts
 from .differences import Difference, Plan
 from .journal import Journal, Page, page_name
@@ -166,11 +166,17 @@ class FanOut:
     def _look(self, failed: Failures, advance: Any) -> bool:
         """Read the pages that workers write; tell whether there is anything new."""
         names = {entry.name for entry in self._journal.pages()}
-        if self._run not in names:
+        if self._run not in names and not self._journal.has(self._run):
             raise CommandError("Somebody else ended the same sync; start it again to go on.")
         is_new = False
         for name in names & self._waiting.keys():
-            batch, page = self._waiting[name], self._journal.page(name)
+            batch = self._waiting[name]
+            try:
+                page = self._journal.page(name)
+            except ConnectError:
+                raise
+            except (OSError, ValueError):
+                continue  # it is being replaced, which not all do at once; the next look will tell
             if page == batch.page:
                 continue
             is_new = True

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import pty
+import re
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
+from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +194,38 @@ def database(transactional_db, tmp_path):
         return tmp_path / name
 
     return copy
+
+
+@pytest.fixture
+def watched(manage):
+    """Run a process before a terminal of 80 columns; return the lines that were seen there."""
+
+    def watched(storages: dict[str, Any], *words: object) -> list[str]:
+        master, slave = pty.openpty()
+        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        child = manage(storages, *words, stderr=slave)
+        os.close(slave)
+        seen = b""
+        # Linux says EIO where the other end is closed.
+        with suppress(OSError):
+            while piece := os.read(master, 2**16):
+                seen += piece
+        os.close(master)
+        assert child.wait(PATIENCE) == 0
+        return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode()))
+
+    return watched
+
+
+@pytest.fixture
+def peak(manage):
+    """Memory of a process that ends well, in bytes at the most."""
+
+    def peak(storages, *words):
+        child = manage(storages, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0
+        return usage.ru_maxrss * 2**10
+
+    return peak

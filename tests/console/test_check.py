@@ -32,7 +32,7 @@ from netstorage.health import check_health
 from netstorage.sftp import frames
 from tests.servers import fresh_location
 from tests.servers.apache import Apache
-from tests.servers.base import free_port
+from tests.servers.base import START_SECONDS, free_port
 from tests.servers.keys import Authority, ssh_key
 from tests.servers.nginx import Nginx
 from tests.servers.proftpd import Proftpd
@@ -613,12 +613,21 @@ class FewClients(Proftpd):
         with (self.folder / "proftpd.conf").open("a") as config:
             config.write("MaxClientsPerUser 2\n")
 
+    def wait_until_left(self) -> None:
+        """Each session has a process, which the server counts until it has ended."""
+        master = next(self.folder.glob("*.pid")).read_text().strip()
+        deadline = time.monotonic() + START_SECONDS
+        while Path(f"/proc/{master}/task/{master}/children").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
 
 def test_too_few_sessions_for_sftp(start):
     server = start(FewClients())
     with untouched(server):
         found = fails("sftp", server.options, "sessions", "2 of 4 at the same time")
     assert 'pool={"max_size": 2}' in found.flat
+    server.wait_until_left()
     options = {**server.options, "pool": {"max_size": 2}, "timeout": 31}
     assert report("sftp", options).status == 0
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
-import termios
 import time
-from fcntl import ioctl
 
 import pytest
 from django.conf import settings
@@ -170,46 +166,23 @@ def test_a_server_that_goes_away(manage, server, nas, large, tmp_path, direction
     remove_temporaries(server, nas)
 
 
-def test_memory_stays_constant(manage, nas, tmp_path):
+def test_memory_stays_constant(peak, nas, tmp_path):
     """Whatever goes from this machine to a storage, from there to another, and back."""
     aliases = settings.STORAGES
     path = tmp_path / "huge.bin"
     with path.open("wb") as file:
         file.truncate(3 * LARGE)
 
-    def peak(*words):
-        child = manage(aliases, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        assert child.returncode == 0
-        return usage.ru_maxrss * 2**10
-
-    usual = peak("put", "its_settings.py", "nas:")
+    usual = peak(aliases, "put", "its_settings.py", "nas:")
     for words in (["put", path], ["cp", "nas:huge.bin"], ["get", "nas:huge.bin"], ["cat"]):
         target = {"put": "nas:", "cp": "nas2:", "get": tmp_path / "got", "cat": "nas:huge.bin"}
-        assert peak(*words, target[words[0]]) < usual + LARGE
+        assert peak(aliases, *words, target[words[0]]) < usual + LARGE
     assert (tmp_path / "got").stat().st_size == 3 * LARGE
 
 
-def test_a_bar_where_somebody_watches(manage, nas, large):
+def test_a_bar_where_somebody_watches(watched, nas, large):
     """Within 80 columns, and gone at the end."""
-    master, slave = pty.openpty()
-    ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    child = manage(settings.STORAGES, "put", large, "nas:", stderr=slave)
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(master, 2**16)
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(master)
-    assert child.wait(PATIENCE) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    lines = re.split(r"[\r\n]+", text)
+    lines = watched(settings.STORAGES, "put", large, "nas:")
     assert any("copied" in line and "67.1" in line for line in lines), lines
     assert max(map(len, lines)) <= 80
     assert nas.size("large.bin") == LARGE

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import struct
-import subprocess
-import termios
-from fcntl import ioctl
 from pathlib import Path
 
 import pytest
@@ -220,44 +215,14 @@ def test_two_at_once(manage, server, nas, aliases, disk):
     assert contents(server.root / nas.location / "t") == contents(disk)
 
 
-def test_a_bar_where_somebody_watches(manage, nas, aliases, disk):
+def test_a_bar_where_somebody_watches(watched, nas, aliases, disk):
     """Within 80 columns, with the rate and the time that is left; gone at the end."""
     with (disk / "large.bin").open("wb") as file:
         file.truncate(LARGE)
-    master, slave = pty.openpty()
-    ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    child = manage(aliases, "sync", "disk:", "nas:t", stderr=slave)
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(master, 2**16)
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
-    os.close(master)
-    assert child.wait(PATIENCE) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    lines = re.split(r"[\r\n]+", text)
+    lines = watched(aliases, "sync", "disk:", "nas:t")
     assert any(re.search(r"^copied .*/268\.6 MB .*B/s \d:\d\d:\d\d$", x) for x in lines), lines
     assert max(map(len, lines)) <= 80
     assert lines[-1].strip() == ""
-
-
-@pytest.fixture
-def peak(manage):
-    """Memory of a process that ends well, in bytes at the most."""
-
-    def peak(storages, *words):
-        child = manage(storages, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        assert child.returncode == 0
-        return usage.ru_maxrss * 2**10
-
-    return peak
 
 
 def test_memory_for_a_large_file(peak, nas, aliases, disk, tmp_path):

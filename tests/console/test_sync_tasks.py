@@ -85,8 +85,8 @@ class Site:
         words = ["--interval", "0.1", "--no-startup-delay", "--no-reload"]
         return self.start("db_worker", *words, **nas)
 
-    def sync(self, *words):
-        return self.start("netstorage", "sync", "disk:", "nas:media", "--tasks", *words)
+    def sync(self, **nas):
+        return self.start("netstorage", "sync", "disk:", "nas:media", "--tasks", **nas)
 
     def close(self):
         for child in self.children:
@@ -201,6 +201,26 @@ def test_ctrl_c(site, nas, server, files):
     assert re.match(rf"{COUNT - len(before)} files .* copied, {len(before)} the same\n", out)
     assert found(nas) == files
     remove_temporaries(server, nas)
+
+
+def test_a_server_that_goes_away(site, nas, server, files):
+    """A line that says so; when it is back, the next sync does the rest."""
+    with Relay(server) as relay:
+        worker = site.worker(**through(relay))
+        relay.hold_after(20_000)
+        sync = site.sync(**through(relay))
+        relay.wait_until_held()
+        relay.stop_listening()
+        relay.cut()
+        out, err = ended(sync, 1)
+        worker.kill()
+        worker.wait()
+    assert out == ""
+    assert re.fullmatch(rf"CommandError: .*\b{relay.port}\b.*\n", err)
+    remove_temporaries(server, nas)
+    assert found(nas).items() <= files.items()
+    ended(site.start("netstorage", "sync", "disk:", "nas:media"))
+    assert found(nas) == files
 
 
 def test_a_worker_that_cannot(site, nas, files):
