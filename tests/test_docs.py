@@ -5,6 +5,7 @@ says how it runs; without one it is run as Python::
 
     <!-- run: settings -->    Django settings: applied to the rest of the page, checked by the
                               system checks, and each of our storages in them lists its root
+    <!-- run: module a.b -->  a module of the reader's project, which settings may name
     <!-- run: pytest -->      a test module of the reader's: run by pytest, must pass
     <!-- run: no, REASON -->  not run, and why
 
@@ -24,7 +25,9 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import pytest
 from django.conf import settings
@@ -35,8 +38,8 @@ from django.db import connection
 from django.test.utils import isolate_apps, override_settings
 
 import netstorage
+from netstorage import pool as pools
 from netstorage import testing
-from netstorage.pool import all_pools
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -56,6 +59,7 @@ class Block:
     how: str
     line: int
     code: str
+    rest: str = ""
 
 
 def read_blocks(text):
@@ -74,12 +78,13 @@ def read_blocks(text):
             continue
         language = token["info"].strip()
         if language in {"python", "pycon"}:
-            known = ("python", "settings", "pytest", "no") if language == "python" else ("no",)
+            ways = ("python", "settings", "module", "pytest", "no")
+            known = ways if language == "python" else ("no",)
             assert how in (None, *known), f"line {line}: what is 'run: {how}'?"
             assert how != "no" or len(rest.strip(" ,\n")) > 5, f"line {line}: not run, but why?"
             if how != "no":
                 code = textwrap.dedent(token["code"])
-                yield Block(how or language, line + 1, code)
+                yield Block(how or language, line + 1, code, rest.strip())
         else:
             assert "py" not in language, f"line {line}: write ```python or ```pycon: {language}"
             assert how is None, f"line {line}: 'run: {how}' before a block that is not Python"
@@ -120,6 +125,12 @@ class Page(ast.NodeTransformer):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 self.defined[node.name] = node.lineno
         exec(compile(tree, str(self.path), "exec"), self.names)
+
+    def run_module(self, block):
+        self.run_python(block)
+        module = sys.modules[block.rest] = ModuleType(block.rest)
+        self.stack.callback(sys.modules.pop, block.rest)
+        vars(module).update(self.names)
 
     def run_settings(self, block):
         self.run_python(block)
@@ -219,12 +230,14 @@ class Page(ast.NodeTransformer):
         if (key, host) not in self.servers:
             server = testing.SFTPServer() if key == "host" else testing.WebDAVServer()
             self.servers[key, host] = self.stack.enter_context(server)
-            self.stack.callback(lambda: [pool.drain() for pool in all_pools()])
+            self.stack.callback(lambda: [pool.drain() for pool in pools.all_pools()])
         return self.servers[key, host]
 
 
 @pytest.fixture
-def run_page(tmp_path, transactional_db):
+def run_page(tmp_path, transactional_db, monkeypatch):
+    # The reader's process has no pools yet; those of other tests may live on.
+    monkeypatch.setattr(pools, "_pools", WeakValueDictionary())
     with contextlib.ExitStack() as stack, isolate_apps("netstorage"):
         yield lambda path: Page(path, tmp_path, stack).run()
 
@@ -268,8 +281,21 @@ for storage in (
    }
    ```
 
+<!-- run: module mysite.storages -->
+```python
+class Mine(SFTPStorage):
+    pass
+```
+
+<!-- run: settings -->
+```python
+STORAGES["mine"] = {"BACKEND": "mysite.storages.Mine", "OPTIONS": NAS}
+```
+
 ```pycon
 >>> from django.core.files.storage import storages
+>>> type(storages["mine"]) is Mine
+True
 >>> storages["default"].save("b.txt", ContentFile(b"b"))
 'b.txt'
 >>> storages["same"].exists("a.txt"), WebDAVStorage().exists("a.txt")

@@ -760,6 +760,14 @@ def test_a_rename_that_another_disturbed_is_tried_again(scripted, request_name, 
     assert server.asked().count("WRITE") == 1
 
 
+def test_a_name_that_was_taken_for_a_moment(scripted):
+    """It was when the server refused, and is free again when we look: ours may have it."""
+    server = scripted(on("RENAME", w.FAILURE))
+    assert server.storage().save("f", ContentFile(b"ours")) == "f"
+    assert server.files == {b"f": b"ours"}
+    assert server.asked().count("WRITE") == 1
+
+
 def test_a_disturbed_rename_does_not_overwrite(scripted):
     """The name was free before the first try, and is not before the second."""
 

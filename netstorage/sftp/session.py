@@ -331,10 +331,14 @@ class SFTPSession(Session):
                 self._require_free(target)
             return self._wire.request(frames.RENAME, encode_path(source) + encode_path(target))
 
-        refused = self._refused(source, send)
-        if refused is not None:
+        for is_last in (False, True):
+            refused = self._refused(source, send)
+            if refused is None:
+                return
             self._require_free(target, refused)
-            raise self._verdicts.error(refused, target) from refused
+            # It may have been taken, and free again before the look.
+            if is_last or refused.code != frames.FAILURE:
+                raise self._verdicts.error(refused, target) from refused
 
     def _require_free(self, target: str, refused: StatusError | None = None) -> None:
         if self._verdicts.look(target, follow=False) is not None:
