@@ -12,6 +12,9 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.management import CommandError
 
+from netstorage.console.journal import Journal, Page, page_name
+from netstorage.console.place import place
+from netstorage.storage import TEMPORARY
 from tests.contract.client import Client
 from tests.contract.helpers import grow_old, raw_names, temporaries
 from tests.contract.relay import Relay
@@ -87,13 +90,27 @@ def test_what_cannot_be_removed_is_told_and_the_others_go(server, run, nas, left
     nas.delete(full)
 
 
+def test_the_journal_of_a_sync_that_nobody_went_on_with(server, run, nas):
+    """With its pages, and with what a killed process has left of one."""
+    journal = Journal(place("disk:"), place("nas:dir"), checksum=False)
+    journal.write(page_name(), Page(done=["a"]))
+    directory = next((server.root / nas.location / "dir").glob(f"{TEMPORARY}*"))
+    (directory / hidden()).write_bytes(b"half")
+    then = time.time() - timedelta(days=3).total_seconds()
+    os.utime(directory, (then, then))
+    out = run("cleanup", "nas:")
+    assert out == f"nas:dir/{directory.name}  72 h old\n1 leftover removed\n"
+    assert nas.listdir("dir") == ([], [])
+    assert not directory.exists()
+
+
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("where", "told"),
     [("frozen:", "read-only"), ("disk:", "disk is no SFTP or WebDAV storage")],
 )
-def test_storages_that_are_left_alone(run, nas, place, told):
+def test_storages_that_are_left_alone(run, nas, where, told):
     with pytest.raises(CommandError, match=told):
-        run("cleanup", place)
+        run("cleanup", where)
 
 
 @pytest.mark.parametrize(
