@@ -81,9 +81,11 @@ class Site:
         return child
 
     def worker(self, **nas):
-        """Start a worker that runs until the queue is empty for good, or it is killed."""
+        """Start a worker that runs until it is killed, and wait until it looks for work."""
         words = ["--interval", "0.1", "--no-startup-delay", "--no-reload"]
-        return self.start("db_worker", *words, **nas)
+        worker = self.start("db_worker", *words, **nas)
+        assert b"Starting worker" in worker.stdout.readline()
+        return worker
 
     def sync(self, **nas):
         return self.start("netstorage", "sync", "disk:", "nas:media", "--tasks", **nas)
