@@ -30,6 +30,9 @@ from tests.servers import fresh_location
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 
+over_sftp = pytest.mark.parametrize("server", ["embedded-sftp", "sshd"], indirect=True)
+"""For what WebDAV does not know, such as links and names that are no text."""
+
 
 class Bucket(Storage):
     """A storage without directories, as object stores are: names are keys, slashes or not."""

@@ -23,6 +23,7 @@ from netstorage.console.copying import Copier
 from netstorage.console.journal import Journal
 from netstorage.console.place import Place
 from netstorage.storage import TEMPORARY
+from tests.console.conftest import over_sftp
 from tests.contract.helpers import read
 
 FEW_SERVERS = True
@@ -480,11 +481,10 @@ def test_a_file_and_a_directory_of_one_name(run, server, nas, disk):
     assert read(nas, "t/in/ä b.txt") == (disk / "s/in/ä b.txt").read_bytes()
 
 
+@over_sftp
 @pytest.mark.parametrize("target", ["nas", "disk"])
 def test_links_in_the_target(run, server, nas, disk, target):
     """Nothing is written through one, and none is followed to remove anything."""
-    if server.protocol == "webdav":
-        return  # such a server shows what a link leads to, and nobody knows of the link
     root = behind(server, nas) if target == "nas" else disk
     put(root / "precious/x", b"precious")
     put(root / "t/kept", b"kept")
@@ -505,11 +505,10 @@ def test_links_in_the_target(run, server, nas, disk, target):
     assert not (root / "nowhere").exists()
 
 
+@over_sftp
 @pytest.mark.parametrize("source", ["nas", "disk"])
 def test_links_in_the_source(run, server, nas, disk, source):
     """One to a file stands for that; the others are told."""
-    if server.protocol == "webdav":
-        return
     root = behind(server, nas) if source == "nas" else disk
     put(root / "other/x", b"content")
     (root / "from").mkdir()
@@ -524,9 +523,8 @@ def test_links_in_the_source(run, server, nas, disk, source):
     assert not (disk / "to/file").is_symlink()
 
 
+@over_sftp
 def test_names_that_are_no_text(run, server, nas, disk):
-    if server.protocol == "webdav":
-        return  # each such server means something else by them
     name = os.fsdecode(b"caf\xe9\n.txt")
     put(disk / "s" / name, b"x")
     run("sync", "disk:s", "nas:t")
