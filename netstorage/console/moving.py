@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.files.base import File
 from django.core.management.base import CommandError
 
+from ..session import Stat
 from ..storage import NetworkStorage
 from .content import PIECE, Content
 from .looking import listed
@@ -162,7 +163,9 @@ def _copy(options: dict[str, Any], terminal: Terminal) -> int:
 
 def _write(step: Step, done: Done, stop: Event, *, force: bool) -> None:
     # Only a file on this machine can be given a time.
-    mtime = step.source.stat().mtime if isinstance(step.target, Local) else None
+    mtime = None
+    if isinstance(step.target, Local):
+        mtime = step.source.stat().mtime if step.mtime is None else step.mtime
     with step.source.open() as file:
         step.target.write(Content(file, done, stop), force=force, mtime=mtime)
 
@@ -222,13 +225,14 @@ def _steps(source: Side, target: Side, failed: Failures, *, is_dir: bool) -> Ite
                 yield from _step(inner, its_target, failed)
             else:
                 # Asking for those that the listing does not tell would take as long as copying.
-                size = None if entry.stat is None else entry.stat.size
-                yield Step(inner, its_target, size=size)
+                told = entry.stat or Stat()
+                yield Step(inner, its_target, size=told.size, mtime=told.mtime)
 
 
 def _step(source: Side, target: Side, failed: Failures) -> Iterator[Step]:
     try:
-        yield Step(source, target, size=source.stat().size)
+        stat = source.stat()
+        yield Step(source, target, size=stat.size, mtime=stat.mtime)
     except OSError as error:
         failed.add(source, error)
 

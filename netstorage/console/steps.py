@@ -30,12 +30,14 @@ class Step:
         target: Where to, if it goes anywhere.
         is_dir: Whether it is an empty directory.
         size: Its length, if that is known already.
+        mtime: When it was modified last, if that is known already.
     """
 
     source: Any
     target: Any = None
     is_dir: bool = False
     size: int | None = None
+    mtime: float | None = None
 
     def __str__(self) -> str:
         """Say what goes where."""
