@@ -334,6 +334,7 @@ def test_what_the_server_sees(front, apache, line):
         "authorization": f"Basic {basic}",
     }
     assert (request.method, request.target, request.body) == ("GET", "/dav/a.png", b"")
+    assert request.version == "HTTP/1.1"
     told = str(answer.headers)
     assert basic not in told and apache.password not in told
 

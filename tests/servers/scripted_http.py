@@ -33,6 +33,8 @@ class Request:
     target: str
     headers: dict[str, str]
     """By names in lower case."""
+    version: str
+    """``HTTP/1.1``, say."""
     body: bytes = b""
     chunked: bool = False
 
@@ -197,14 +199,14 @@ class ScriptedHTTP:
         words = line.decode("latin-1").split()
         if len(words) != 3 or not words[2].startswith("HTTP/"):
             return False
-        method, target, _ = words
+        method, target, version = words
         headers = {}
         for each in iter(stream.readline, b"\r\n"):
             if not each:
                 return False
             name, _, value = each.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        request = Request(number, method, target, headers)
+        request = Request(number, method, target, headers, version)
         done = self.early(request) if self.early else None
         if done is not None:
             self.requests.append(request)
