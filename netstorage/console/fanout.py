@@ -80,6 +80,7 @@ class FanOut:
         self._run = page_name()
         self._waiting: dict[str, _Batch] = {}
         self._done = 0
+        self._is_begun = False
         self._counts = Counts()
 
     def copy(self, failed: Failures, terminal: Terminal) -> Counts:
@@ -152,7 +153,7 @@ class FanOut:
                     f"{len(self._plan)} were {failed.what}). See that workers run; another sync "
                     "goes on from there."
                 )
-            if last == began and now - began > DEAD and not is_told:
+            if now - began > DEAD and not (self._is_begun or is_told):
                 is_told = True
                 terminal.complain("No worker has begun yet. Does one run?")
             for batch in self._lost(now):
@@ -179,7 +180,7 @@ class FanOut:
                 continue  # it is being replaced, which not all do at once; the next look will tell
             if page == batch.page:
                 continue
-            is_new = True
+            is_new = self._is_begun = True
             before = batch.page or Page()
             advance(page.passed - before.passed)
             self._done += len(page.done) - len(before.done)
@@ -204,6 +205,7 @@ class FanOut:
         lost = [x for x in self._waiting.values() if x.beat is not None and now - x.beat > DEAD]
         for batch in list(self._waiting.values())[:ASKED]:
             was_over, batch.is_over = batch.is_over, _is_over(batch.result)
+            self._is_begun |= batch.is_over
             # At the last look already, so this one would have found its last page.
             if was_over and batch not in lost:
                 lost.append(batch)
