@@ -53,7 +53,7 @@ class Recorder(Session):
         self.paths.append(path)
         return Stat(size=0)
 
-    def write(self, path, source, size, mode, directory_mode):
+    def write(self, path, source, size, mode, directory_mode, mtime=None):
         self.paths.append(path)
 
     def rename(self, source, target):

@@ -23,7 +23,7 @@ from netstorage.console.differences import Difference
 from netstorage.console.journal import Journal, Page, page_name
 from netstorage.console.place import place
 from tests.console.conftest import PATIENCE, ROOT, backend
-from tests.contract.helpers import raw_names, read, remove_temporaries
+from tests.contract.helpers import read, remove_temporaries
 from tests.contract.relay import Relay
 
 FEW_SERVERS = True
@@ -143,7 +143,7 @@ def found(nas):
     return {
         f"{folder}/{name}": read(nas, f"media/{folder}/{name}")
         for folder in (nas.listdir("media")[0] if nas.exists("media") else ())
-        for name in raw_names(nas, f"media/{folder}")
+        for name in nas.listdir(f"media/{folder}")[1]
     }
 
 
