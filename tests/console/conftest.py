@@ -221,8 +221,11 @@ def watched(manage):
 
 
 @pytest.fixture
-def peak(manage):
+def peak(manage, monkeypatch):
     """Memory of a process that ends well, in bytes at the most."""
+    # These take time and memory of their own.
+    for name in ("PYTHONDEVMODE", "COVERAGE_PROCESS_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
 
     def peak(storages, *words):
         child = manage(storages, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
