@@ -23,7 +23,7 @@ from netstorage.console.copying import Copier
 from netstorage.console.journal import Journal
 from netstorage.console.place import Place
 from netstorage.storage import TEMPORARY
-from tests.console.conftest import over_sftp
+from tests.console.conftest import PATIENCE, over_sftp
 from tests.contract.helpers import read
 
 FEW_SERVERS = True
@@ -664,6 +664,7 @@ def test_jobs(run, server, nas, disk, monkeypatch):
     for number in range(100):
         put(disk / f"many/{number}", b"x")
     lock, under_way, most = threading.Lock(), 0, 0
+    wanted, reached = 0, threading.Event()
     write = Place.write
 
     def counted(place, *args, **kwargs):
@@ -671,6 +672,10 @@ def test_jobs(run, server, nas, disk, monkeypatch):
         with lock:
             under_way += 1
             most = max(most, under_way)
+            if most >= wanted:
+                reached.set()
+        # The first wait until so many are there; should there be more, they come now.
+        assert reached.wait(PATIENCE)
         time.sleep(0.01)
         try:
             write(place, *args, **kwargs)
@@ -681,10 +686,12 @@ def test_jobs(run, server, nas, disk, monkeypatch):
     monkeypatch.setattr(Place, "write", counted)
     with override_settings(STORAGES={**settings.STORAGES, "small": entry}):
         for asked, carried in [("1", 1), ("64", 32 if server.protocol == "sftp" else 2)]:
-            most = 0
+            most, wanted = 0, carried
+            reached.clear()
             run("sync", "disk:many", f"small:{asked}", "--jobs", asked)
             assert most == carried
-    most = 0
+    most, wanted = 0, 20
+    reached.clear()
     run("sync", "disk:many", "memory:", "--jobs", "20")
     assert most == 20
     for wrong in ("0", "-1", "x", "1001"):
