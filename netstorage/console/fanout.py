@@ -17,7 +17,7 @@ from .copying import Counts
 from .differences import Difference, Plan
 from .journal import Journal, Page, page_name
 from .place import Place
-from .terminal import Failures, Terminal
+from .terminal import Failures, Terminal, told
 
 FILES, BYTES = 500, 2**30
 """A batch is full with so many files, or so many bytes: some minutes of a worker's time."""
@@ -125,20 +125,23 @@ class FanOut:
         return islice(self._plan, batch.start, batch.start + batch.count)
 
     def _give(self, batch: _Batch) -> None:
-        # Here, since Django's settings must be there when it is imported.
-        from ..tasks import copy_batch
-
         batch.attempts += 1
         batch.is_over = False
         batch.beat = None if batch.page is None else time.monotonic()
-        batch.result = copy_batch.enqueue(
-            run=self._run,
-            page=batch.name,
-            source=str(self._source),
-            dest=str(self._dest),
-            lines=[str(each) for each in self._files(batch)],
-            **self._options,
-        )
+        try:
+            batch.result = task().enqueue(
+                run=self._run,
+                page=batch.name,
+                source=str(self._source),
+                dest=str(self._dest),
+                lines=[str(each) for each in self._files(batch)],
+                **self._options,
+            )
+        except Exception as error:  # whatever a queue's backend raises
+            raise CommandError(
+                f"The setting TASKS names a backend that takes no task: {told(error)}. See that "
+                "its server runs and its tables are migrated; another sync goes on from here."
+            ) from error
 
     def _wait(self, failed: Failures, terminal: Terminal, advance: Any) -> None:
         began = last = time.monotonic()
@@ -221,6 +224,21 @@ class FanOut:
             if not {each.name, self._journal.key(each)} & told:
                 self._fail(each.name, message, failed)
         self._end(batch, failed)
+
+
+def task() -> Any:
+    """Return the task that workers do.
+
+    Raises:
+        CommandError: There is no Tasks framework.
+    """
+    # Here, since Django's settings must be there when it is imported.
+    try:
+        from ..tasks import copy_batch
+    except ImportError as error:
+        message = "--tasks needs Django's Tasks framework: with Django 5.2, install django-tasks."
+        raise CommandError(message) from error
+    return copy_batch
 
 
 def _is_over(result: Any) -> bool:

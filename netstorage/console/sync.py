@@ -14,7 +14,7 @@ from django.core.management.base import CommandError
 from ..exceptions import NetStorageError
 from .copying import Copier, Counts
 from .differences import Comparison, Difference, Differences, Plan
-from .fanout import FanOut
+from .fanout import FanOut, task
 from .journal import Journal
 from .moving import lies_in
 from .place import place
@@ -53,6 +53,8 @@ def sync(options: dict[str, Any], terminal: Terminal) -> int:
     source, dest = options["source"], options["dest"]
     if lies_in(dest, source) or lies_in(source, dest):
         raise CommandError(f"{source} and {dest} lie in one another.")
+    if options["tasks"]:
+        task()  # before hours of comparing
     failed = Failures("copied", limit=None)
     journal = Journal(source, dest, checksum=options["checksum"])
     journal.read()

@@ -15,7 +15,9 @@ import pytest
 from django.conf import settings
 from django.core.files.storage import FileSystemStorage
 from django.core.management import CommandError
+from django.db import OperationalError
 from django.test import override_settings
+from django.utils.module_loading import import_string
 
 from netstorage import tasks
 from netstorage.console import fanout
@@ -264,6 +266,22 @@ class TestInOneProcess:
         assert found(nas) == {}
         Journal(place("disk:"), place("nas:media"), checksum=False).remove()
 
+    def test_without_the_framework(self, run, nas, files, monkeypatch):
+        monkeypatch.setitem(sys.modules, "netstorage.tasks", None)
+        with pytest.raises(CommandError, match=r"with Django 5\.2, install django-tasks\."):
+            run("sync", "disk:", "nas:media", "--tasks")
+        assert not nas.exists("media")
+
+    def test_a_queue_that_takes_nothing(self, run, nas, files):
+        """Its tables are not migrated, say: a line tells what to do, and the next sync does it."""
+        backend = {"BACKEND": f"{__name__}.Broken"}
+        with (
+            override_settings(TASKS={"default": backend}),
+            pytest.raises(CommandError, match=r"^The setting TASKS .*no such table.*migrated"),
+        ):
+            run("sync", "disk:", "nas:media", "--tasks")
+        assert run("sync", "disk:", "nas:media").startswith(f"{COUNT} files")
+
     def test_done_twice(self, run, nas, files, tmp_path):
         """A queue may deliver a batch twice; a batch that nobody wants any more does nothing."""
         source, dest = place("disk:"), place("nas:media")
@@ -316,6 +334,13 @@ class TestInOneProcess:
         assert told[0] == "3 were not copied:"
         assert sorted(told[1:]) == sorted(lines)
         assert found(nas) == {name: files[name] for name in set(files) - set(bad)}
+
+
+class Broken(import_string(DUMMY)):
+    """A queue that is not set up."""
+
+    def enqueue(self, task, args, kwargs):
+        raise OperationalError("no such table: django_tasks_db_dbtaskresult")
 
 
 class Grudging(FileSystemStorage):
