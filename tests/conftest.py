@@ -44,16 +44,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what would only be repeated on more servers.
 
     A module that stands on the Storage API alone says FEW_SERVERS, since the contract covers the
-    rest; and what differs between Pythons and Djangos is no server that is installed, so the matrix
-    has ``NETSTORAGE_SERVERS=embedded``.
+    rest. What differs between Pythons and Djangos is no server that is installed, so the matrix has
+    ``NETSTORAGE_SERVERS=embedded``; beside it, ``installed`` leaves to it the embedded of the few.
     """
-    embedded = os.environ.get("NETSTORAGE_SERVERS") == "embedded"
+    chosen = os.environ.get("NETSTORAGE_SERVERS", "all")
 
     def is_kept(item: pytest.Item) -> bool:
         params = getattr(item, "callspec", None) and item.callspec.params
-        if not params or not (embedded or getattr(item.module, "FEW_SERVERS", False)):
+        few = getattr(item.module, "FEW_SERVERS", False)
+        if not params or not (few or chosen == "embedded"):
             return True
-        met = {None} | (EMBEDDED if embedded else FEW)
+        met = {"all": FEW, "installed": FEW - EMBEDDED, "embedded": EMBEDDED}[chosen] | {None}
         return all(params.get(name) in met for name in ("server", "any_sftp", "any_webdav"))
 
     kept = [item for item in items if is_kept(item)]
