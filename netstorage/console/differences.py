@@ -49,9 +49,14 @@ class Difference:
 
 
 class Plan:
-    """Differences in the order in which they were found; on disk, as there may be millions."""
+    """Differences in the order in which they were found; on disk, as there may be millions.
+
+    Attributes:
+        size: How many bytes all have, if that is known of each.
+    """
 
     def __init__(self) -> None:
+        self.size: int | None = 0
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the plan
         self._count = 0
 
@@ -59,6 +64,8 @@ class Plan:
         """Append a difference."""
         self._file.write(f"{difference}\n".encode())
         self._count += 1
+        if self.size is not None:
+            self.size = None if difference.size is None else self.size + difference.size
 
     def __len__(self) -> int:
         """Return how many there are."""

@@ -22,7 +22,7 @@ from .content import PIECE, Content
 from .looking import listed
 from .place import Local, Place, Side, local, place
 from .removing import remove_directories
-from .steps import Done, Step, run_steps
+from .steps import Done, Step, Steps, run_steps
 from .terminal import Failures, Terminal, shown
 
 
@@ -130,7 +130,7 @@ def mv(options: dict[str, Any], terminal: Terminal) -> int:
                 raise OSError(errno.EBUSY, "changed while it was copied; it was not removed")
             source.delete()
 
-    run_steps(steps, move, failed, terminal)
+    run_steps(Steps.of(steps), move, failed, terminal)
     if not failed.lines:
         remove_directories(tops, failed)
     failed.end()
@@ -156,7 +156,7 @@ def _copy(options: dict[str, Any], terminal: Terminal) -> int:
         else:
             _write(step, done, stop, force=options["force"])
 
-    run_steps(steps, copy, failed, terminal)
+    run_steps(Steps.of(steps), copy, failed, terminal)
     failed.end()
     return 0
 

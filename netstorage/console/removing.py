@@ -11,7 +11,7 @@ from typing import Any
 from ..storage import NetworkStorage
 from .looking import below
 from .place import Place, place
-from .steps import Done, Step, run_steps
+from .steps import Done, Step, Steps, run_steps
 from .terminal import Failures, Terminal, reason
 
 
@@ -48,7 +48,7 @@ def rm(options: dict[str, Any], terminal: Terminal) -> int:
     def remove(step: Step, done: Done, stop: Event) -> None:
         step.source.delete()
 
-    run_steps(steps, remove, failed, terminal)
+    run_steps(Steps.of(steps), remove, failed, terminal)
     remove_directories(tops, failed)
     failed.end()
     return 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Event, Lock
-from typing import Any, Protocol
+from typing import Any
 
 from django.core.files.storage import FileSystemStorage, Storage
 from django.core.management.base import CommandError
@@ -44,14 +44,30 @@ class Step:
         return str(self.source) if self.target is None else f"{self.source} -> {self.target}"
 
 
-class Steps(Protocol):
-    """Steps that are gone through more than once, and need not be in memory."""
+@dataclass(frozen=True)
+class Steps:
+    """Steps that are gone through once, and what is known of them before.
 
-    def __len__(self) -> int:
-        """Return how many there are."""
+    Attributes:
+        each: The steps, which need not be in memory.
+        count: How many there are.
+        size: How many bytes all have, if that is known of each.
+        storages: Those that take part.
+    """
 
-    def __iter__(self) -> Iterator[Any]:
-        """Give them in turn."""
+    each: Iterable[Any]
+    count: int
+    size: int | None
+    storages: list[Storage]
+
+    @classmethod
+    def of(cls, steps: list[Step]) -> Steps:
+        """Find out what a list of them tells."""
+        sizes = [step.size for step in steps if step.size is not None]
+        size = sum(sizes) if len(sizes) == len(steps) else None
+        sides = (side for step in steps for side in (step.source, step.target))
+        storages = {id(side.storage): side.storage for side in sides if isinstance(side, Place)}
+        return cls(steps, len(steps), size, list(storages.values()))
 
 
 def run_steps(
@@ -74,12 +90,11 @@ def run_steps(
     Raises:
         CommandError: With what was done: on Ctrl-C, or if the server cannot be reached any more.
     """
-    if not steps:
+    if not steps.count:
         return
     finished, lock = 0, Lock()
     stop = Event()
-    size = _size(steps)
-    of_bytes = bool(size)
+    of_bytes = bool(steps.size)
 
     def do(step: Step) -> None:
         nonlocal finished
@@ -90,42 +105,26 @@ def run_steps(
             advance(1)
 
     try:
-        threads, share = carried(_storages(steps), jobs)
+        threads, share = carried(steps.storages, jobs)
         run = run_many(
             do,
-            steps,
+            steps.each,
             threads=threads,
             # What may be large has a session for itself.
             slots=lambda step: share if step.size is None or step.size > SMALL else 1,
             give_up=lambda step: stop.set(),
         )
-        total = size or len(steps)
+        total = steps.size or steps.count
         with terminal.progress(failed.what, total, of_bytes=of_bytes) as advance, closing(run):
             for step, future in run:
                 if (error := future.exception()) is not None:
                     failed.add(step, error)
     except KeyboardInterrupt:
-        message = f"Interrupted: {finished} of {len(steps)} were {failed.what}."
+        message = f"Interrupted: {finished} of {steps.count} were {failed.what}."
         raise CommandError(message, returncode=130) from None
     except (ConnectError, PoolClosed) as error:
-        done = f" ({finished} of {len(steps)} were {failed.what} before)"
-        raise CommandError(reason(error) + done * (len(steps) > 1)) from error
-
-
-def _size(steps: Steps) -> int | None:
-    """Return how many bytes all are, if that is known of each."""
-    size = 0
-    for step in steps:
-        if step.size is None:
-            return None
-        size += step.size
-    return size
-
-
-def _storages(steps: Steps) -> list[Storage]:
-    sides = (side for step in steps for side in (step.source, step.target))
-    storages = {id(side.storage): side.storage for side in sides if isinstance(side, Place)}
-    return list(storages.values())
+        done = f" ({finished} of {steps.count} were {failed.what} before)"
+        raise CommandError(reason(error) + done * (steps.count > 1)) from error
 
 
 def carried(storages: list[Storage], jobs: int | None) -> tuple[int, int]:

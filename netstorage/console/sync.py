@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from threading import Event
@@ -19,7 +18,7 @@ from .journal import Journal
 from .moving import lies_in
 from .place import place
 from .removing import remove_directories
-from .steps import Done, Step, carried, run_steps
+from .steps import Done, Step, Steps, carried, run_steps
 from .terminal import Failures, Terminal, size_of
 
 
@@ -128,30 +127,14 @@ class Copy(Step):
     difference: Difference
 
 
-@dataclass(frozen=True)
-class Planned:
-    """The differences of a plan as steps, which come to be when their turn comes."""
-
-    plan: Plan
-    step: Callable[[Difference], Step]
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self.plan)
-
-    def __iter__(self) -> Iterator[Step]:
-        """Give them in turn."""
-        return map(self.step, self.plan)
-
-
-def _steps(options: dict[str, Any], plan: Plan) -> Planned:
+def _steps(options: dict[str, Any], plan: Plan) -> Steps:
     source, dest = options["source"], options["dest"]
 
     def step(each: Difference) -> Copy:
         here, there = source.below(each.name), dest.below(each.name)
         return Copy(here, there, size=each.size, difference=each)
 
-    return Planned(plan, step)
+    return Steps(map(step, plan), len(plan), plan.size, [source.storage, dest.storage])
 
 
 def _compare(
@@ -193,7 +176,8 @@ def _remove_extra(
     def remove(step: Step, done: Done, stop: Event) -> None:
         step.source.delete()
 
-    extra = Planned(found.extra, lambda each: Step(dest.below(each.name), size=0))
+    steps = (Step(dest.below(each.name), size=0) for each in found.extra)
+    extra = Steps(steps, len(found.extra), 0, [dest.storage])
     run_steps(extra, remove, stayed, terminal, jobs=options["jobs"])
     removed = len(found.extra) - len(stayed.lines)
     if not stayed.lines:
