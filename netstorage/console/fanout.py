@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -95,11 +95,10 @@ class FanOut:
         try:
             # As long as this page is there, the work is wanted.
             self._journal.write(self._run, Page())
-            size = sum(each.size or 0 for each in self._plan)
-            with terminal.progress(failed.what, size, of_bytes=True) as advance:
-                for batch in self._batches():
+            with terminal.progress(failed.what, self._plan.size, of_bytes=True) as advance:
+                for batch, files in self._batches():
                     self._waiting[batch.name] = batch
-                    self._give(batch)
+                    self._give(batch, files)
                 self._wait(failed, terminal, advance)
         except KeyboardInterrupt:
             raise CommandError(
@@ -112,19 +111,21 @@ class FanOut:
                 self._journal.remove_page(self._run)
         return self._counts
 
-    def _batches(self) -> Iterator[_Batch]:
-        start = count = size = 0
+    def _batches(self) -> Iterator[tuple[_Batch, list[Difference]]]:
+        files: list[Difference] = []
+        start = size = 0
         for each in self._plan:
-            if count == FILES or (count and size + (each.size or 0) > BYTES):
-                yield _Batch(page_name(), start, count)
-                start, count, size = start + count, 0, 0
-            count, size = count + 1, size + (each.size or 0)
-        yield _Batch(page_name(), start, count)
+            if len(files) == FILES or (files and size + (each.size or 0) > BYTES):
+                yield _Batch(page_name(), start, len(files)), files
+                start, size, files = start + len(files), 0, []
+            files.append(each)
+            size += each.size or 0
+        yield _Batch(page_name(), start, len(files)), files
 
     def _files(self, batch: _Batch) -> Iterator[Difference]:
         return islice(self._plan, batch.start, batch.start + batch.count)
 
-    def _give(self, batch: _Batch) -> None:
+    def _give(self, batch: _Batch, files: Iterable[Difference]) -> None:
         batch.attempts += 1
         batch.is_over = False
         batch.beat = None if batch.page is None else time.monotonic()
@@ -134,7 +135,7 @@ class FanOut:
                 page=batch.name,
                 source=str(self._source),
                 dest=str(self._dest),
-                lines=[str(each) for each in self._files(batch)],
+                lines=[str(each) for each in files],
                 **self._options,
             )
         except Exception as error:  # whatever a queue's backend raises
@@ -161,7 +162,7 @@ class FanOut:
                 terminal.complain("No worker has begun yet. Does one run?")
             for batch in self._lost(now):
                 if batch.attempts < ATTEMPTS:
-                    self._give(batch)
+                    self._give(batch, self._files(batch))
                 else:
                     self._give_up(batch, failed)
             if self._waiting:

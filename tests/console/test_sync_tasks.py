@@ -252,6 +252,22 @@ class TestInOneProcess:
         assert found(nas) == files
         assert run(*words) == f"0 files (0 B) copied, {COUNT} the same\n"
 
+    @pytest.mark.parametrize("words", [[], ["--tasks"]], ids=["alone", "tasks"])
+    def test_a_plan_is_gone_through_once(self, run, nas, files, monkeypatch, words):
+        """Each file is read from it once, however many batches there are."""
+        names = []
+
+        def note(line):
+            names.append(reads(line).name)
+            return reads(line)
+
+        reads = Difference.read
+        monkeypatch.setattr(Difference, "read", note)
+        monkeypatch.setattr(fanout, "FILES", 10)
+        assert run("sync", "disk:", "nas:media", *words).startswith(f"{COUNT} files")
+        # Workers read the lines that they are given, once more.
+        assert sorted(names) == sorted([*files] * (1 + len(words)))
+
     def test_nobody_works(self, run, nas, files, monkeypatch, capsys):
         """The dummy backend keeps tasks, as a queue does that has no workers."""
         monkeypatch.setattr(fanout, "DEAD", 0.2)
