@@ -6,9 +6,8 @@ import errno
 import threading
 import time
 from concurrent.futures import Future
-from secrets import token_hex
 
-from .storage import TEMPORARY, NetworkStorage
+from .storage import NetworkStorage, hidden_name
 from .telemetry import carrier
 
 
@@ -32,7 +31,7 @@ def check_health(storage: NetworkStorage, *, within: float = 5.0) -> float:
 
     def ask() -> None:
         try:
-            outcome.set_result(storage.exists(TEMPORARY + token_hex(16)))
+            outcome.set_result(storage.exists(hidden_name()))
         except BaseException as error:  # noqa: BLE001 - raised where it was asked for
             outcome.set_exception(error)
 

@@ -6,14 +6,13 @@ import errno
 import io
 import posixpath
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from .session import Entry, Session
-from .storage import TEMPORARY, NetworkStorage, is_temporary
+from .storage import NetworkStorage, hidden_name, is_temporary
 
 DAY = timedelta(days=1)
 AT_LEAST = timedelta(hours=1)
@@ -113,7 +112,7 @@ def _entries(storage: NetworkStorage, path: str) -> list[Entry]:
 
 def _server_time(storage: NetworkStorage, path: str) -> float:
     """Ask for the time on the server's own clock, which need not be right."""
-    name = posixpath.join(path, TEMPORARY + secrets.token_hex(16))
+    name = posixpath.join(path, hidden_name())
     probe = storage._path(name)
 
     def ask(session: Session) -> float:

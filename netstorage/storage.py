@@ -185,7 +185,7 @@ class NetworkStorage(NamedStorage):
 
         def upload(session: Session) -> str:
             # A lost session may have left part of a file: each try gets a name of its own.
-            temporary = posixpath.join(directory, TEMPORARY + secrets.token_hex(16))
+            temporary = posixpath.join(directory, hidden_name())
             temporaries.append(temporary)
             modes = self.file_permissions_mode, self.directory_permissions_mode
             session.write(temporary, source, size, *modes, mtime)
@@ -339,6 +339,11 @@ class NetworkStorage(NamedStorage):
         path = self._path(path)
         with suppress(FileNotFoundError):
             self._run(name, lambda session: session.remove(path))
+
+
+def hidden_name() -> str:
+    """Return a name that no listing shows; ``cleanup`` knows of what is left under such."""
+    return TEMPORARY + secrets.token_hex(16)
 
 
 def is_temporary(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from django.core.files.base import ContentFile
 from django.core.files.storage import Storage, storages
 
-from ..storage import TEMPORARY, NetworkStorage
+from ..storage import NetworkStorage, hidden_name
 from .findings import Finding, Note, Step, lines, walk
 from .place import known_alias
 from .terminal import Terminal
@@ -96,7 +96,7 @@ class Elsewhere:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._name = TEMPORARY + token_hex(16)
+        self._name = hidden_name()
         self._content = token_hex(500).encode()
 
     def steps(self) -> list[Step]:

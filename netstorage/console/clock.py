@@ -10,8 +10,9 @@ from threading import Event, Lock
 
 from django.core.files.base import ContentFile
 
+from ..storage import hidden_name
 from .content import Content
-from .place import Place, hidden_name
+from .place import Place
 
 THEN = 1_234_567_891
 """A time long ago; its odd second does not survive on disks that keep every other one."""

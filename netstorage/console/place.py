@@ -6,7 +6,6 @@ import difflib
 import errno
 import os
 import posixpath
-import secrets
 import stat as modes
 import tempfile
 from argparse import ArgumentTypeError
@@ -22,7 +21,7 @@ from django.core.files.base import ContentFile, File
 from django.core.files.storage import FileSystemStorage, Storage, storages
 
 from ..session import Entry, Session, Stat, is_entry
-from ..storage import TEMPORARY, NetworkStorage, is_temporary
+from ..storage import NetworkStorage, hidden_name, is_temporary
 from .content import Content
 
 Key = tuple[int, tuple[str, ...]]
@@ -452,8 +451,3 @@ def _plain(name: str) -> str:
 
 def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part)
-
-
-def hidden_name() -> str:
-    """Return a name that no listing shows; `cleanup` knows of what is left under such."""
-    return TEMPORARY + secrets.token_hex(16)

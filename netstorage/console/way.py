@@ -10,7 +10,6 @@ import errno
 import io
 import os
 import posixpath
-import secrets
 import socket
 import statistics
 import time
@@ -22,7 +21,7 @@ from typing import Any, ClassVar
 
 from ..exceptions import ConnectError, NetStorageError
 from ..session import Session, Stat
-from ..storage import TEMPORARY, NetworkStorage
+from ..storage import NetworkStorage, hidden_name
 from .findings import SESSION, Note, Step, explain
 from .terminal import size_of
 
@@ -317,7 +316,7 @@ class Way(ABC):
         _is_there(session, self._hidden())
 
     def _hidden(self) -> str:
-        return posixpath.join(self._base, TEMPORARY + secrets.token_hex(16))
+        return posixpath.join(self._base, hidden_name())
 
     def _name(self) -> str:
         path = self._hidden()
