@@ -11,7 +11,8 @@ from threading import Event, Lock
 from ..storage import NetworkStorage
 from .content import Content
 from .differences import Difference
-from .place import Place, Taken
+from .local import Taken
+from .place import Place
 from .steps import Done
 
 

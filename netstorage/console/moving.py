@@ -19,8 +19,9 @@ from django.core.management.base import CommandError
 from ..session import Stat
 from ..storage import NetworkStorage
 from .content import PIECE, Content
+from .local import Local, local
 from .looking import listed
-from .place import Local, Place, Side, local, place
+from .place import Place, Side, place
 from .removing import remove_directories
 from .steps import Done, Step, Steps, run_steps
 from .terminal import Failures, Terminal, shown

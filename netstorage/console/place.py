@@ -6,35 +6,22 @@ import difflib
 import errno
 import os
 import posixpath
-import stat as modes
 import tempfile
 from argparse import ArgumentTypeError
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files.base import ContentFile, File
 from django.core.files.storage import FileSystemStorage, Storage, storages
 
-from ..session import Entry, Session, Stat, is_entry
-from ..storage import NetworkStorage, hidden_name, is_temporary
+from ..session import Entry, Session, Stat
+from ..storage import NetworkStorage, hidden_name
 from .content import Content
-
-Key = tuple[int, tuple[str, ...]]
-
-
-class Taken(FileExistsError):
-    """The name is another's, and may not be overwritten."""
-
-    def __init__(self, side: Side) -> None:
-        message = "is there already; --force replaces it"
-        if side.is_dir():
-            message = "is there already, and is a directory"
-        super().__init__(errno.EEXIST, message, str(side))
+from .local import Key, Local, Taken, named, parts, plain, visible
 
 
 @dataclass(frozen=True)
@@ -59,11 +46,11 @@ class Place:
 
     def __truediv__(self, name: str) -> Place:
         """Return what has that name in this directory."""
-        return replace(self, path=posixpath.join(self.path, _plain(name)), slash=False)
+        return replace(self, path=posixpath.join(self.path, plain(name)), slash=False)
 
     def below(self, path: str) -> Place:
         """Return what has that path below this directory; "" is the directory itself."""
-        names = [_plain(name) for name in path.split("/") if name]
+        names = [plain(name) for name in path.split("/") if name]
         # Made for each of a million files; replace() would take several times as long.
         return Place(self.alias, self.storage, posixpath.join(self.path, *names)) if names else self
 
@@ -75,10 +62,10 @@ class Place:
     def key(self) -> Key:
         """Return what is equal for one file, however its place is written, as far as is known."""
         if isinstance(self.storage, NetworkStorage):
-            return id(self.storage.pool), _parts(self.storage._path(self.path))
+            return id(self.storage.pool), parts(self.storage._path(self.path))
         if isinstance(self.storage, FileSystemStorage):
-            return 0, _parts(os.path.realpath(self.storage.path(self.path)))
-        return id(self.storage), _parts(self.path)
+            return Local(Path(self.storage.path(self.path))).key()
+        return id(self.storage), parts(self.path)
 
     # Looking
 
@@ -126,18 +113,18 @@ class Place:
         storage, path = self.storage, self.path
         if isinstance(storage, NetworkStorage):
             where = storage._path(path)
-            return _shown(
+            return visible(
                 storage._run(path, lambda session: list(session.listdir(where, details=True)))
             )
         directories, files = storage.listdir(path)
         on_disk: dict[str, Entry] = {}
         if isinstance(storage, FileSystemStorage):
-            on_disk = {entry.name: entry for entry in _scan(storage.path(path))}
+            on_disk = {each.name: each for each in Local(Path(storage.path(path))).entries()}
             if type(storage).size is not FileSystemStorage.size:
                 # What is encrypted, say, has another length there.
                 on_disk = {name: replace(entry, stat=None) for name, entry in on_disk.items()}
-        return _shown(
-            on_disk.get(name) or Entry(_plain(name), is_dir)
+        return visible(
+            on_disk.get(name) or Entry(plain(name), is_dir)
             for names, is_dir in ((directories, True), (files, False))
             for name in names
             if name
@@ -187,7 +174,7 @@ class Place:
             # It refuses a taken name at the end, too: a look only keeps from sending in vain.
             look = look and not seen_free
         if look and self.exists():
-            raise Taken(self)
+            raise Taken(self, is_dir=self.is_dir())
         if isinstance(storage, NetworkStorage):
             with content.source(storage._spool) as (source, size):
                 try:
@@ -197,11 +184,11 @@ class Place:
                 except FileExistsError:
                     if force or not self.exists():
                         raise
-                    raise Taken(self) from None
+                    raise Taken(self, is_dir=self.is_dir()) from None
         elif isinstance(storage, FileSystemStorage):
             name = posixpath.join(posixpath.dirname(self.path), hidden_name())
             temporary = Path(storage.path(name))
-            with _named(temporary, storage.path(self.path), self, force=force):
+            with named(temporary, Path(storage.path(self.path)), self, force=force):
                 saved = storage.save(name, content)  # type: ignore[arg-type] # has chunks()
                 self._require_saved_as(name, saved)
                 if mtime is not None:
@@ -222,7 +209,7 @@ class Place:
             return
         self.storage.delete(saved)
         if self.exists():
-            raise Taken(self)
+            raise Taken(self, is_dir=self.is_dir())
         # Django's own take a backslash for a slash.
         raise OSError(errno.EINVAL, f"the storage would have saved it as {saved!r}", str(self))
 
@@ -261,122 +248,11 @@ class Place:
         except FileExistsError:
             if not target.exists():
                 raise
-            raise Taken(target) from None
-
-
-@dataclass(frozen=True)
-class Local:
-    """A file or directory on this machine, or where one may come to be.
-
-    Attributes:
-        path: Its path.
-        slash: Whether it was written with a slash at the end, as a directory.
-        top: The directory that what lies below it must not leave by a symbolic link.
-    """
-
-    path: Path
-    slash: bool = False
-    top: Path | None = None
-
-    def __str__(self) -> str:
-        """Return the path."""
-        return str(self.path)
-
-    def __truediv__(self, name: str) -> Local:
-        """Return what has that name in this directory."""
-        if Path(name).name != name:  # on Windows more than a slash leads elsewhere
-            raise SuspiciousFileOperation(f"the name {name!r} leads elsewhere")
-        return Local(self.path / _plain(name), top=self.top or self.path)
-
-    @property
-    def name(self) -> str:
-        """The last part of the path; ``.`` and ``..`` have none."""
-        return self.path.name if self.path.name != ".." else ""
-
-    def key(self) -> Key:
-        """Return what is equal for one file; see there."""
-        return 0, _parts(os.path.realpath(self.path))
-
-    def exists(self) -> bool:
-        """Tell whether something lies there, be it a link to nowhere."""
-        return os.path.lexists(self.path)
-
-    def is_dir(self, *, follow: bool = True) -> bool:
-        """Tell whether it is a directory, or a link to one if those are followed."""
-        return self.path.is_dir() and (follow or not self.path.is_symlink())
-
-    def entries(self) -> list[Entry]:
-        """Tell what lies in this directory, sorted; what is not finished does not show."""
-        return _shown(_scan(self.path))
-
-    def stat(self) -> Stat:
-        """Tell what the system tells of a file."""
-        if not self.path.is_file() and self.path.exists():
-            # Opening a pipe or a device may wait for ever.
-            raise OSError(errno.EINVAL, "is no regular file", str(self))
-        stat = self.path.stat()
-        return Stat(size=stat.st_size, mtime=stat.st_mtime)
-
-    def open(self) -> File[Any]:
-        """Open a file for reading."""
-        return File(self.path.open("rb"))
-
-    def write(self, content: Content, *, force: bool, mtime: float | None = None) -> None:
-        """Make a file that gets its name when it is whole; only with ``force`` it may be another's.
-
-        Args:
-            content: What is written.
-            force: Whether it replaces a file.
-            mtime: When it was modified last, where that is known.
-        """
-        if not force and self.exists():
-            raise Taken(self)
-        self._make_dirs(self.path.parent)
-        temporary = self.path.parent / hidden_name()
-        with _named(temporary, self.path, self, force=force):
-            with temporary.open("xb") as file:
-                for chunk in content.chunks():
-                    file.write(chunk)
-            if mtime is not None:
-                os.utime(temporary, (mtime, mtime))
-
-    def make_dir(self) -> None:
-        """Make the directory."""
-        self._make_dirs(self.path)
-
-    def _make_dirs(self, path: Path) -> None:
-        for each in (path, *path.parents) if self.top else ():
-            if each == self.top:
-                break
-            if each.is_symlink():
-                raise OSError(errno.ELOOP, "is a symbolic link; it may lead elsewhere", str(each))
-        path.mkdir(parents=True, exist_ok=True)
+            raise Taken(target, is_dir=target.is_dir()) from None
 
 
 Side = Place | Local
-
-
-@contextmanager
-def _named(temporary: Path, path: str | Path, side: Side, *, force: bool) -> Iterator[None]:
-    """Give what the block writes as ``temporary`` its name, which is ``path``."""
-    try:
-        yield
-        if force:
-            temporary.replace(path)
-            return
-        try:
-            # Of all that gives a file a name, only this refuses one that is taken.
-            os.link(temporary, path)
-        except FileExistsError:
-            raise Taken(side) from None
-        except OSError:
-            # A disk without hard links: a look just before is all there is.
-            if side.exists():
-                raise Taken(side) from None
-            temporary.rename(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+"""Where a copy may begin or end."""
 
 
 def known_alias(text: str) -> str:
@@ -417,37 +293,3 @@ def place(text: str) -> Place:
     if clean == ".." or clean.startswith("../"):
         raise ArgumentTypeError(f"{text!r} leads out of the storage")
     return Place(alias, storage_of(alias), "" if clean == "." else clean, path.endswith("/"))
-
-
-def local(text: str) -> Local | None:
-    """Read a path on this machine; ``-`` is None, for standard input or output. For argparse."""
-    return None if text == "-" else Local(Path(text), text.endswith(os.sep))
-
-
-def _scan(path: str | Path) -> list[Entry]:
-    """List a directory of this machine; links, pipes and the like tell no more than their names."""
-
-    def told(entry: os.DirEntry[str]) -> Stat | None:
-        with suppress(OSError):  # gone by now
-            stat = entry.stat(follow_symlinks=False)
-            is_dir = modes.S_ISDIR(stat.st_mode)
-            if is_dir or modes.S_ISREG(stat.st_mode):
-                return Stat(is_dir, stat.st_size, stat.st_mtime)
-        return None
-
-    with os.scandir(path) as found:
-        return [Entry(x.name, x.is_dir(), x.is_symlink(), told(x)) for x in found]
-
-
-def _shown(entries: Iterable[Entry]) -> list[Entry]:
-    return sorted((x for x in entries if not is_temporary(x.name)), key=lambda x: x.name)
-
-
-def _plain(name: str) -> str:
-    if not is_entry(name):
-        raise SuspiciousFileOperation(f"the name {name!r} leads elsewhere")
-    return name
-
-
-def _parts(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.split("/") if part)

@@ -11,7 +11,8 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import storages
 from django.core.management import CommandError
 
-from netstorage.console.place import Local, Place
+from netstorage.console.local import Local
+from netstorage.console.place import Place
 from netstorage.console.terminal import Terminal
 from tests.contract.helpers import raw_names, read
 
@@ -441,8 +442,15 @@ def test_half_a_file_never_shows(run, nas, here, monkeypatch):
         assert not storages[alias].exists("large.bin")
 
 
-def test_a_name_that_is_taken_meanwhile_stays_another_s(run, nas, here, monkeypatch):
+def no_links(*args, **kwargs):
+    """What os.link() does on some disks."""
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("link", [os.link, no_links], ids=lambda link: link.__name__)
+def test_a_name_that_is_taken_meanwhile_stays_another_s(run, nas, here, monkeypatch, link):
     """It was free when it was looked at, and no longer when the file was whole."""
+    monkeypatch.setattr(os, "link", link)
     nas.save("x", ContentFile(b"new"))
     storages["disk"].save("x", ContentFile(b"old"))
     (here / "x").write_bytes(b"old")
@@ -456,10 +464,7 @@ def test_a_name_that_is_taken_meanwhile_stays_another_s(run, nas, here, monkeypa
 
 
 def test_a_disk_without_hard_links(run, nas, here, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", no_links)
     nas.save("x", ContentFile(b"x"))
     run("get", "nas:x", "y")
     assert (here / "y").read_bytes() == b"x"
