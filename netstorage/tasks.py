@@ -10,7 +10,8 @@ from threading import Event, Lock, Thread
 from .bulk import run_many
 from .console.copying import Copier
 from .console.differences import Difference
-from .console.journal import Journal, Page
+from .console.fanout import BatchPage
+from .console.journal import Journal
 from .console.place import place
 from .console.steps import carried
 from .console.terminal import reason
@@ -60,9 +61,9 @@ def copy_batch(
     if not journal.has(run):
         return
     copier = Copier(here, there, checksum=checksum)
+    before = BatchPage.read(journal, page) if journal.has(page) else BatchPage()
     # What another worker could not copy is tried once more.
-    before = replace(journal.page(page), failed=[]) if journal.has(page) else Page()
-    batch = _Batch(journal, copier, before)
+    batch = _Batch(journal, copier, replace(before, failed=[]))
 
     def beat() -> None:
         if not journal.has(run):
@@ -79,14 +80,14 @@ def copy_batch(
 class _Batch:
     """Files on their way, and the page that tells of them."""
 
-    def __init__(self, journal: Journal, copier: Copier, page: Page) -> None:
+    def __init__(self, journal: Journal, copier: Copier, page: BatchPage) -> None:
         self._journal = journal
         self._copier = copier
         self._page = page
         self._lock = Lock()
         self.stop = Event()
 
-    def page(self, *, is_finished: bool = False) -> Page:
+    def page(self, *, is_finished: bool = False) -> BatchPage:
         """Return what is known by now."""
         with self._lock:
             self._page.beats += 1

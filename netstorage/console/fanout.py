@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -34,6 +34,31 @@ ASKED = 5
 
 
 @dataclass
+class BatchPage(Page):
+    """A page of the journal on which a worker tells how far it is with a batch.
+
+    Attributes:
+        counts: What became of the files that are done.
+        failed: Names of files, and why they were not copied.
+        passed: How many bytes have gone by.
+        beats: How often it was written.
+        is_finished: Whether nothing will be added.
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    passed: float = 0
+    beats: int = 0
+    is_finished: bool = False
+
+    @classmethod
+    def read(cls, journal: Journal, name: str) -> BatchPage:
+        """Read such a page."""
+        told = journal.page(name)
+        return cls(**{**told, "counts": Counts(**told["counts"])})
+
+
+@dataclass
 class _Batch:
     """Some of the plan's files.
 
@@ -51,7 +76,7 @@ class _Batch:
     name: str
     start: int
     count: int
-    page: Page | None = None
+    page: BatchPage | None = None
     beat: float | None = None
     attempts: int = 0
     result: Any = None
@@ -177,7 +202,7 @@ class FanOut:
         for name in names & self._waiting.keys():
             batch = self._waiting[name]
             try:
-                page = self._journal.page(name)
+                page = BatchPage.read(self._journal, name)
             except ConnectError:
                 raise
             except (OSError, ValueError):
@@ -185,7 +210,7 @@ class FanOut:
             if page == batch.page:
                 continue
             is_new = self._is_begun = True
-            before = batch.page or Page()
+            before = batch.page or BatchPage()
             advance(page.passed - before.passed)
             self._done += len(page.done) - len(before.done)
             batch.page, batch.beat = page, time.monotonic()
@@ -216,7 +241,7 @@ class FanOut:
         return lost
 
     def _give_up(self, batch: _Batch, failed: Failures) -> None:
-        page = batch.page or Page()
+        page = batch.page or BatchPage()
         told = {*page.done, *(name for name, _ in page.failed)}
         errors = [error.exception_class_path for error in getattr(batch.result, "errors", ())]
         message = f"given to {ATTEMPTS} workers, and none came to its end"

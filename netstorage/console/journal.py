@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from threading import Event, Lock
+from typing import Any
 
 from django.core.files.base import ContentFile
 
@@ -17,7 +18,6 @@ from ..leftovers import _remove
 from ..session import Entry
 from ..storage import TEMPORARY, NetworkStorage
 from .content import Content
-from .copying import Counts
 from .differences import Difference
 from .place import Place
 
@@ -29,25 +29,15 @@ PAGE_SECONDS, PAGE_FILES = 5.0, 1000
 
 @dataclass
 class Page:
-    """A part of the journal: what was done in a while, or in a batch.
+    """A part of the journal: what was done in a while.
 
     Attributes:
         time: When it was begun, in seconds since the epoch.
         done: The keys of the files that are done.
-        counts: What became of them.
-        failed: Names of files, and why they were not copied.
-        passed: How many bytes have gone by.
-        beats: How often it was written.
-        is_finished: Whether nothing will be added.
     """
 
     time: float = field(default_factory=time.time)
     done: list[str] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    passed: float = 0
-    beats: int = 0
-    is_finished: bool = False
 
 
 class Journal:
@@ -75,8 +65,8 @@ class Journal:
             # A page may be half an upload's, or gone by now.
             with suppress(OSError, ValueError, TypeError, KeyError):
                 page = self.page(entry.name)
-                if abs(time.time() - page.time) < DAY:
-                    self._before.update(page.done)
+                if abs(time.time() - page["time"]) < DAY:
+                    self._before.update(page["done"])
 
     def __contains__(self, difference: Difference) -> bool:
         """Tell whether this version of a file was done before ``read()``."""
@@ -121,11 +111,10 @@ class Journal:
         """Tell whether a page is there."""
         return (self._directory / name).exists()
 
-    def page(self, name: str) -> Page:
-        """Read a page."""
+    def page(self, name: str) -> Any:
+        """Read what was written on a page."""
         with (self._directory / name).open() as file:
-            told = json.loads(file.read())
-        return Page(**{**told, "counts": Counts(**told["counts"])})
+            return json.loads(file.read())
 
     def write(self, name: str, page: Page) -> None:
         """Write a page, whole or not at all."""

@@ -22,6 +22,7 @@ from django.utils.module_loading import import_string
 from netstorage import tasks
 from netstorage.console import fanout
 from netstorage.console.differences import Difference
+from netstorage.console.fanout import BatchPage
 from netstorage.console.journal import Journal, Page, page_name
 from netstorage.console.place import place
 from tests.console.conftest import PATIENCE, ROOT, backend
@@ -318,13 +319,13 @@ class TestInOneProcess:
         journal.write(batch["run"], Page())
         for _ in range(2):
             tasks.copy_batch.func(**batch)
-            page = journal.page(batch["page"])
+            page = BatchPage.read(journal, batch["page"])
             assert (page.is_finished, page.failed) == (True, [])
             assert (len(page.done), page.counts.copied, page.counts.gone) == (11, 10, 1)
         # Another worker had it, and died before it could write its page.
         batch["page"] = page_name()
         tasks.copy_batch.func(**batch)
-        page = journal.page(batch["page"])
+        page = BatchPage.read(journal, batch["page"])
         assert (page.counts.copied, page.counts.same, page.counts.gone) == (0, 10, 1)
         assert found(nas) == {name: files[name] for name in names}
         journal.remove()
@@ -336,7 +337,8 @@ class TestInOneProcess:
         journal.write(batch["run"], Page())
         lines = [str(Difference("../../outside", 3))]
         tasks.copy_batch.func(**batch, lines=lines, checksum=False, jobs=None)
-        assert [name for name, _ in journal.page(batch["page"]).failed] == ["../../outside"]
+        page = BatchPage.read(journal, batch["page"])
+        assert [name for name, _ in page.failed] == ["../../outside"]
         journal.remove()
 
     def test_single_failures(self, run, nas, files, tmp_path):
