@@ -107,6 +107,19 @@ def interrupt(child, relay):
     return child.communicate()[1].decode()
 
 
+def lose_server(child, relay):
+    """Take it away in the middle of a file, for good; the process says so in a line, and ends."""
+    relay.wait_until_held()
+    relay.stop_listening()
+    relay.cut()
+    out, err = child.communicate(timeout=PATIENCE)
+    assert (child.returncode, out) == (1, b"")
+    lines = [line for line in err.decode().splitlines() if "temporary file" not in line]
+    assert len(lines) == 1, err.decode()
+    assert lines[0].startswith("CommandError: ")
+    assert str(relay.port) in lines[0]
+
+
 @pytest.mark.parametrize("subcommand", ["put", "cp"])
 def test_ctrl_c_in_an_upload(manage, server, nas, large, subcommand):
     with Relay(server) as relay:
@@ -149,17 +162,7 @@ def test_a_server_that_goes_away(manage, server, nas, large, tmp_path, direction
     with Relay(server, answers=direction == "get") as relay:
         relay.hold_after(2**20)
         words = [large, "nas:new.bin"] if direction == "put" else ["nas:large.bin", tmp_path / "n"]
-        child = manage(through(relay, nas), direction, *words)
-        relay.wait_until_held()
-        relay.stop_listening()
-        relay.cut()
-        out, err = child.communicate(timeout=PATIENCE)
-    assert child.returncode == 1
-    lines = [line for line in err.decode().splitlines() if "temporary file" not in line]
-    assert len(lines) == 1, err.decode()
-    assert lines[0].startswith("CommandError: ")
-    assert str(relay.port) in lines[0]
-    assert out == b""
+        lose_server(manage(through(relay, nas), direction, *words), relay)
     assert not nas.exists("new.bin")
     assert not (tmp_path / "n").exists()
     # Nobody could reach the server to remove what it has.

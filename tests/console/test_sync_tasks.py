@@ -26,6 +26,7 @@ from netstorage.console.fanout import BatchPage
 from netstorage.console.journal import Journal, Page, page_name
 from netstorage.console.place import place
 from tests.console.conftest import PATIENCE, ROOT, backend
+from tests.console.test_processes import lose_server
 from tests.contract.helpers import read, remove_temporaries
 from tests.contract.relay import Relay
 
@@ -136,6 +137,16 @@ def through(relay):
     return {name: relay.options[name] for name in ("port", "url") if name in relay.options}
 
 
+@pytest.fixture
+def held(site, nas, server, files):
+    """A worker that meets the server by way of a relay, which will stop it in mid-upload."""
+    with Relay(server) as relay:
+        worker = site.worker(**through(relay))
+        relay.hold_after(20_000)
+        yield relay, worker
+    remove_temporaries(server, nas)
+
+
 def ended(child, status=0):
     out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == status, err.decode()
@@ -159,70 +170,56 @@ def test_several_workers_share_the_files(site, nas, files):
     assert all(worker.poll() is None for worker in workers)
 
 
-def test_a_worker_that_is_killed(site, nas, server, files):
+def test_a_worker_that_is_killed(site, nas, held, files):
     """Another one takes its batch, and goes on where it stopped."""
-    with Relay(server) as relay:
-        victim = site.worker(**through(relay))
-        relay.hold_after(20_000)
-        sync = site.sync()
-        relay.wait_until_held()
-        site.worker()
-        site.worker()
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
+    relay, victim = held
+    sync = site.sync()
+    relay.wait_until_held()
+    site.worker()
+    site.worker()
+    victim.kill()
+    victim.wait()
+    relay.cut()
     out, err = ended(sync)
     assert err == ""
     # What it had copied, and not yet told of, was found to be the same.
     match = re.fullmatch(r"(\d+) files? \(.*\) copied, (\d+) the same\n", out)
     assert match
     assert int(match[1]) + int(match[2]) == COUNT
-    remove_temporaries(server, nas)
     assert found(nas) == files
 
 
-def test_ctrl_c(site, nas, server, files):
+def test_ctrl_c(site, nas, held, files):
     """Workers end, too; the next sync does the rest."""
-    with Relay(server) as relay:
-        worker = site.worker(**through(relay))
-        relay.hold_after(20_000)
-        sync = site.sync()
-        relay.wait_until_held()
-        sync.send_signal(signal.SIGINT)
-        out, err = ended(sync, 130)
-        relay.release()
-        assert out == ""
-        assert re.fullmatch(
-            rf"CommandError: Interrupted: \d+ of {COUNT} were copied\. Workers end what they are "
-            r"at\.\n",
-            err,
-        )
-        # It looks soon whether its work is wanted, and does no more than what was under way.
-        worker.send_signal(signal.SIGTERM)
-        worker.communicate(timeout=PATIENCE)
+    relay, worker = held
+    sync = site.sync()
+    relay.wait_until_held()
+    sync.send_signal(signal.SIGINT)
+    out, err = ended(sync, 130)
+    relay.release()
+    assert out == ""
+    assert re.fullmatch(
+        rf"CommandError: Interrupted: \d+ of {COUNT} were copied\. "
+        r"Workers end what they are at\.\n",
+        err,
+    )
+    # It looks soon whether its work is wanted, and does no more than what was under way.
+    worker.send_signal(signal.SIGTERM)
+    worker.communicate(timeout=PATIENCE)
     before = found(nas)
     assert before.items() <= files.items()
     assert len(before) < COUNT
     out, _ = ended(site.start("netstorage", "sync", "disk:", "nas:media"))
     assert re.match(rf"{COUNT - len(before)} files .* copied, {len(before)} the same\n", out)
     assert found(nas) == files
-    remove_temporaries(server, nas)
 
 
-def test_a_server_that_goes_away(site, nas, server, files):
+def test_a_server_that_goes_away(site, nas, held, files):
     """A line that says so; when it is back, the next sync does the rest."""
-    with Relay(server) as relay:
-        worker = site.worker(**through(relay))
-        relay.hold_after(20_000)
-        sync = site.sync(**through(relay))
-        relay.wait_until_held()
-        relay.stop_listening()
-        relay.cut()
-        out, err = ended(sync, 1)
-        worker.kill()
-        worker.wait()
-    assert out == ""
-    assert re.fullmatch(rf"CommandError: .*\b{relay.port}\b.*\n", err)
-    remove_temporaries(server, nas)
+    relay, worker = held
+    lose_server(site.sync(**through(relay)), relay)
+    worker.kill()
+    worker.wait()
     assert found(nas).items() <= files.items()
     ended(site.start("netstorage", "sync", "disk:", "nas:media"))
     assert found(nas) == files
