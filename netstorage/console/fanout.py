@@ -269,10 +269,7 @@ def task() -> Any:
 
 def _is_over(result: Any) -> bool:
     """Tell whether a task has ended, if its backend tells that."""
-    from ..tasks import TaskResultDoesNotExist
-
-    if not result.task.get_backend().supports_get_result:
-        return bool(result.is_finished)
-    with suppress(TaskResultDoesNotExist):
+    # The journal tells what was done. Results may be forgotten, be kept nowhere, or not be reached.
+    with suppress(Exception):
         result.refresh()
     return bool(result.is_finished)

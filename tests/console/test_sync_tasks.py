@@ -13,6 +13,7 @@ import time
 import django
 import pytest
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage
 from django.core.management import CommandError
 from django.db import OperationalError
@@ -286,6 +287,13 @@ class TestInOneProcess:
             run("sync", "disk:", "nas:media", "--tasks")
         assert not nas.exists("media")
 
+    def test_no_result_can_be_had(self, run, nas, files):
+        """Celery may have been told to keep none; the journal tells enough."""
+        with override_settings(TASKS={"default": {"BACKEND": f"{__name__}.Mute"}}):
+            out = run("sync", "disk:", "nas:media", "--tasks")
+        assert out == f"{COUNT} files (483 KiB) copied, 0 the same\n"
+        assert found(nas) == files
+
     def test_a_queue_that_takes_nothing(self, run, nas, files):
         """Its tables are not migrated, say: a line tells what to do, and the next sync does it."""
         backend = {"BACKEND": f"{__name__}.Broken"}
@@ -356,6 +364,17 @@ class Broken(import_string(DUMMY)):
 
     def enqueue(self, task, args, kwargs):
         raise OperationalError("no such table: django_tasks_db_dbtaskresult")
+
+
+class Mute(import_string(DUMMY)):
+    """A queue whose tasks are done when somebody asks, but it tells nothing."""
+
+    supports_get_result = True
+
+    def get_result(self, result_id):
+        result = super().get_result(result_id)
+        result.task.call(**result.kwargs)
+        raise ImproperlyConfigured("no results are kept")
 
 
 class Grudging(FileSystemStorage):
