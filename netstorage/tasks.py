@@ -1,4 +1,7 @@
-"""What workers do for ``manage.py netstorage sync --tasks``, on whatever backend TASKS names."""
+"""What workers do for ``manage.py netstorage sync --tasks``, on whatever backend TASKS names.
+
+Celery's workers import a module of this name from every app, so it bears a site without a queue.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from threading import Event, Lock, Thread
+from typing import Any
 
 from .bulk import run_many
 from .console.copying import Copier
@@ -18,20 +22,25 @@ from .console.terminal import reason
 from .exceptions import ConnectError, NetStorageError, PoolClosed
 from .session import SMALL
 
-try:
-    from django.tasks import task
-    from django.tasks.exceptions import TaskResultDoesNotExist
-except ImportError:  # Django 5.2
-    from django_tasks import task  # type: ignore[no-redef]
-    from django_tasks.exceptions import TaskResultDoesNotExist  # type: ignore[assignment]
-
-__all__ = ["TaskResultDoesNotExist", "copy_batch"]
+__all__ = ["copy_batch"]
 
 BEAT = 5.0
 """Seconds after which a worker shows again that it is there, and looks if it is still wanted."""
 
 
-@task
+def _task(function: Callable[..., None]) -> Any:
+    """Make it a task; return why not, if the site has no Tasks framework, or no such queue."""
+    try:
+        try:
+            from django.tasks import task
+        except ImportError:  # Django 5.2
+            from django_tasks import task  # type: ignore[no-redef]
+        return task(function)
+    except Exception as error:  # noqa: BLE001 - whatever a backend says; `--tasks` tells
+        return error
+
+
+@_task
 def copy_batch(
     *,
     run: str,

@@ -256,14 +256,19 @@ def task() -> Any:
     """Return the task that workers do.
 
     Raises:
-        CommandError: There is no Tasks framework.
+        CommandError: There is no Tasks framework, or it has no queue for the task.
     """
     # Here, since Django's settings must be there when it is imported.
-    try:
-        from ..tasks import copy_batch
-    except ImportError as error:
+    from ..tasks import copy_batch
+
+    if isinstance(copy_batch, ImportError):
         message = "--tasks needs Django's Tasks framework: with Django 5.2, install django-tasks."
-        raise CommandError(message) from error
+        raise CommandError(message) from copy_batch
+    if isinstance(copy_batch, Exception):
+        raise CommandError(
+            "--tasks uses the queue 'default' of the backend 'default' in the setting TASKS: "
+            f"{told(copy_batch)}"
+        ) from copy_batch
     return copy_batch
 
 

@@ -12,6 +12,7 @@ import time
 
 import django
 import pytest
+from celery.loaders.base import find_related_module
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage
@@ -20,6 +21,7 @@ from django.db import OperationalError
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
+import netstorage
 from netstorage import tasks
 from netstorage.console import fanout
 from netstorage.console.differences import Difference
@@ -131,6 +133,18 @@ def files(tmp_path):
         path.write_bytes(contents[name])
         os.utime(path, (time.time() - 86_400,) * 2)
     return contents
+
+
+@pytest.fixture
+def anew(monkeypatch):
+    """Import the tasks as Celery's workers do, whatever the site has."""
+
+    def anew():
+        monkeypatch.setattr(netstorage, "tasks", tasks)  # to be there again afterwards
+        monkeypatch.delitem(sys.modules, tasks.__name__)
+        find_related_module("netstorage", "tasks")
+
+    return anew
 
 
 def through(relay):
@@ -281,10 +295,20 @@ class TestInOneProcess:
         assert found(nas) == {}
         Journal(place("disk:"), place("nas:media"), checksum=False).remove()
 
-    def test_without_the_framework(self, run, nas, files, monkeypatch):
-        monkeypatch.setitem(sys.modules, "netstorage.tasks", None)
+    def test_without_the_framework(self, run, nas, files, anew, monkeypatch):
+        for name in ("django.tasks", "django_tasks"):
+            monkeypatch.setitem(sys.modules, name, None)
+        anew()
         with pytest.raises(CommandError, match=r"with Django 5\.2, install django-tasks\."):
             run("sync", "disk:", "nas:media", "--tasks")
+        assert not nas.exists("media")
+
+    def test_without_our_queue(self, run, nas, files, anew):
+        """A site may name its queues, and have none that is called `default`."""
+        with override_settings(TASKS={"default": {"BACKEND": DUMMY, "QUEUES": ["mail"]}}):
+            anew()
+            with pytest.raises(CommandError, match=r"^--tasks uses the queue 'default'.* TASKS: "):
+                run("sync", "disk:", "nas:media", "--tasks")
         assert not nas.exists("media")
 
     def test_no_result_can_be_had(self, run, nas, files):
