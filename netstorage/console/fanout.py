@@ -68,7 +68,8 @@ class _Batch:
         count: How many files.
         page: What the journal had last.
         beat: When that changed last, on the monotonic clock; None: no worker has begun.
-        attempts: How many workers it was given to.
+        given: When it was given to a worker.
+        attempts: How many workers it was given to, since one has begun it or ended a file.
         result: The last one's.
         is_over: Whether that one had ended at the last look.
     """
@@ -78,6 +79,7 @@ class _Batch:
     count: int
     page: BatchPage | None = None
     beat: float | None = None
+    given: float = 0
     attempts: int = 0
     result: Any = None
     is_over: bool = False
@@ -153,7 +155,8 @@ class FanOut:
     def _give(self, batch: _Batch, files: Iterable[Difference]) -> None:
         batch.attempts += 1
         batch.is_over = False
-        batch.beat = None if batch.page is None else time.monotonic()
+        batch.given = time.monotonic()
+        batch.beat = None if batch.page is None else batch.given
         try:
             batch.result = task().enqueue(
                 run=self._run,
@@ -185,7 +188,7 @@ class FanOut:
             if now - began > DEAD and not (self._is_begun or is_told):
                 is_told = True
                 terminal.complain("No worker has begun yet. Does one run?")
-            for batch in self._lost(now):
+            for batch in self._lost(now, last):
                 if batch.attempts < ATTEMPTS:
                     self._give(batch, self._files(batch))
                 else:
@@ -213,6 +216,8 @@ class FanOut:
             before = batch.page or BatchPage()
             advance(page.passed - before.passed)
             self._done += len(page.done) - len(before.done)
+            if batch.page is None or len(page.done) > len(before.done):
+                batch.attempts = 1
             batch.page, batch.beat = page, time.monotonic()
             if page.is_finished:
                 self._end(batch, failed)
@@ -229,8 +234,13 @@ class FanOut:
         what = f"{self._source.below(name)} -> {self._dest.below(name)}"
         failed.add(what, OSError(errno.EIO, message))
 
-    def _lost(self, now: float) -> list[_Batch]:
-        """Return the batches whose workers were killed, or had to give up."""
+    def _lost(self, now: float, last: float) -> list[_Batch]:
+        """Return the batches whose workers were killed, or had to give up.
+
+        Args:
+            now: On the monotonic clock.
+            last: When any worker was last heard of.
+        """
         lost = [x for x in self._waiting.values() if x.beat is not None and now - x.beat > DEAD]
         for batch in list(self._waiting.values())[:ASKED]:
             was_over, batch.is_over = batch.is_over, _is_over(batch.result)
@@ -246,6 +256,10 @@ class FanOut:
         errors = [error.exception_class_path for error in getattr(batch.result, "errors", ())]
         message = f"given to {ATTEMPTS} workers, and none came to its end"
         message += f" ({errors[-1]})" if errors else ""
+        # Nobody is at work: a worker that was killed had fetched the rest ahead, as Celery's do.
+        idle = [x for x in self._waiting.values() if x.beat is None and x.attempts < ATTEMPTS]
+        if self._is_begun:
+            lost += [x for x in idle if now - max(last, x.given) > DEAD and x not in lost]
         for each in self._files(batch):
             if not {each.name, self._journal.key(each)} & told:
                 self._fail(each.name, message, failed)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import django
 import pytest
@@ -318,6 +319,25 @@ class TestInOneProcess:
         assert out == f"{COUNT} files (483 KiB) copied, 0 the same\n"
         assert found(nas) == files
 
+    def test_a_queue_that_loses_tasks(self, run, nas, files, monkeypatch):
+        """What a killed worker had fetched ahead is lost with it, or comes an hour later."""
+        monkeypatch.setattr(fanout, "FILES", 20)
+        monkeypatch.setattr(fanout, "DEAD", 0.2)
+        monkeypatch.setattr(fanout, "PATIENCE", 5)
+        monkeypatch.setattr(fanout, "POLL", 0.05)
+        with override_settings(TASKS={"default": {"BACKEND": f"{__name__}.Forgetful"}}):
+            out = run("sync", "disk:", "nas:media", "--tasks")
+        assert out == f"{COUNT} files (483 KiB) copied, 0 the same\n"
+        assert found(nas) == files
+
+    def test_a_queue_with_little_time(self, run, nas, files, monkeypatch):
+        """RQ ends tasks after three minutes; as long as each copies a few files, all get there."""
+        monkeypatch.setattr(fanout, "POLL", 0.05)
+        with override_settings(TASKS={"default": {"BACKEND": f"{__name__}.Hasty"}}):
+            out = run("sync", "disk:", "nas:media", "--tasks")
+        assert out == f"{COUNT} files (483 KiB) copied, 0 the same\n"
+        assert found(nas) == files
+
     def test_a_queue_that_takes_nothing(self, run, nas, files):
         """Its tables are not migrated, say: a line tells what to do, and the next sync does it."""
         backend = {"BACKEND": f"{__name__}.Broken"}
@@ -399,6 +419,34 @@ class Mute(import_string(DUMMY)):
         result = super().get_result(result_id)
         result.task.call(**result.kwargs)
         raise ImproperlyConfigured("no results are kept")
+
+
+class Forgetful(import_string(DUMMY)):
+    """A queue that loses each batch but the first, until it is given once more."""
+
+    def enqueue(self, task, args, kwargs):
+        is_first = not self.results
+        is_known = any(each.kwargs["page"] == kwargs["page"] for each in self.results)
+        if is_first or is_known:
+            task.call(**kwargs)
+        return super().enqueue(task, args, kwargs)
+
+
+class Hasty(import_string(DUMMY)):
+    """A queue that ends each task when it has copied 20 files more."""
+
+    supports_get_result = True
+
+    def enqueue(self, task, args, kwargs):
+        result = super().enqueue(task, args, kwargs)
+        lines = kwargs["lines"][: 20 * len(self.results)]
+        task.call(**{**kwargs, "lines": lines})
+        if lines != kwargs["lines"]:
+            journal = Journal(place("disk:"), place("nas:media"), checksum=False)
+            page = replace(journal.page(kwargs["page"]), is_finished=False)
+            journal.write(kwargs["page"], page)
+            object.__setattr__(self.results[-1], "status", "FAILED")
+        return result
 
 
 class Grudging(FileSystemStorage):
