@@ -71,8 +71,8 @@ def copy_batch(
         return
     copier = Copier(here, there, checksum=checksum)
     before = BatchPage.read(journal, page) if journal.has(page) else BatchPage()
-    # What another worker could not copy is tried once more.
-    batch = _Batch(journal, copier, replace(before, failed=[]))
+    # What another worker could not copy, or did not find, is tried once more.
+    batch = _Batch(journal, copier, replace(before, failed=[], gone=[]))
 
     def beat() -> None:
         if not journal.has(run):
@@ -104,6 +104,7 @@ class _Batch:
                 self._page,
                 done=list(self._page.done),
                 failed=list(self._page.failed),
+                gone=list(self._page.gone),
                 counts=self._page.counts + self._copier.counts,
                 is_finished=is_finished,
             )
@@ -123,20 +124,22 @@ class _Batch:
                 error = future.exception()
                 if self.stop.is_set():
                     return
-                self._note(each, error)
+                self._note(each, error, is_gone=not error and not future.result())
 
-    def _copy(self, difference: Difference) -> None:
-        self._copier.copy(difference, self._pass, self.stop)
+    def _copy(self, difference: Difference) -> bool:
+        return self._copier.copy(difference, self._pass, self.stop)
 
     def _pass(self, count: float) -> None:
         with self._lock:
             self._page.passed += count
 
-    def _note(self, difference: Difference, error: BaseException | None) -> None:
+    def _note(self, difference: Difference, error: BaseException | None, *, is_gone: bool) -> None:
         if isinstance(error, (ConnectError, PoolClosed)):
             raise error
         with self._lock:
-            if error is None:
+            if is_gone:
+                self._page.gone.append(difference.name)
+            elif error is None:
                 self._page.done.append(self._journal.key(difference))
             else:
                 self._page.failed.append((difference.name, reason(error)))

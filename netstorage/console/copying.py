@@ -63,19 +63,20 @@ class Copier:
             return False
         return True
 
-    def copy(self, difference: Difference, done: Done, stop: Event) -> None:
-        """Copy a file if it has to be, and see that it arrived."""
+    def copy(self, difference: Difference, done: Done, stop: Event) -> bool:
+        """Copy a file if it has to be, and see that it arrived; tell whether it was there."""
         here = self._source.below(difference.name)
         try:
-            if not self.differs(difference, done, stop):
-                return
-            if difference.is_open:
-                done = _nothing  # its bytes were counted when they were compared
-            self._write(difference, done, stop)
+            if self.differs(difference, done, stop):
+                if difference.is_open:
+                    done = _nothing  # its bytes were counted when they were compared
+                self._write(difference, done, stop)
         except FileNotFoundError:
             if here.exists():
                 raise
             self._count(Counts(gone=1))
+            return False
+        return True
 
     def _write(self, difference: Difference, done: Done, stop: Event) -> None:
         here, there = (top.below(difference.name) for top in (self._source, self._dest))

@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -40,6 +40,7 @@ class BatchPage(Page):
     Attributes:
         counts: What became of the files that are done.
         failed: Names of files, and why they were not copied.
+        gone: Names of files that were not found.
         passed: How many bytes have gone by.
         beats: How often it was written.
         is_finished: Whether nothing will be added.
@@ -47,6 +48,7 @@ class BatchPage(Page):
 
     counts: Counts = field(default_factory=Counts)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     passed: float = 0
     beats: int = 0
     is_finished: bool = False
@@ -225,10 +227,18 @@ class FanOut:
 
     def _end(self, batch: _Batch, failed: Failures) -> None:
         del self._waiting[batch.name]
-        if batch.page is not None:
-            self._counts += batch.page.counts
-            for name, message in batch.page.failed:
+        if batch.page is None:
+            return
+        for name, message in batch.page.failed:
+            self._fail(name, message, failed)
+        gone = 0
+        for name in batch.page.gone:
+            if self._source.below(name).exists():
+                message = "is there, but a worker did not find it. Do all see the same files?"
                 self._fail(name, message, failed)
+            else:
+                gone += 1
+        self._counts += replace(batch.page.counts, gone=gone)
 
     def _fail(self, name: str, message: str, failed: Failures) -> None:
         what = f"{self._source.below(name)} -> {self._dest.below(name)}"
@@ -248,18 +258,18 @@ class FanOut:
             # At the last look already, so this one would have found its last page.
             if was_over and batch not in lost:
                 lost.append(batch)
-        return lost
-
-    def _give_up(self, batch: _Batch, failed: Failures) -> None:
-        page = batch.page or BatchPage()
-        told = {*page.done, *(name for name, _ in page.failed)}
-        errors = [error.exception_class_path for error in getattr(batch.result, "errors", ())]
-        message = f"given to {ATTEMPTS} workers, and none came to its end"
-        message += f" ({errors[-1]})" if errors else ""
         # Nobody is at work: a worker that was killed had fetched the rest ahead, as Celery's do.
         idle = [x for x in self._waiting.values() if x.beat is None and x.attempts < ATTEMPTS]
         if self._is_begun:
             lost += [x for x in idle if now - max(last, x.given) > DEAD and x not in lost]
+        return lost
+
+    def _give_up(self, batch: _Batch, failed: Failures) -> None:
+        page = batch.page or BatchPage()
+        told = {*page.done, *page.gone, *(name for name, _ in page.failed)}
+        errors = [error.exception_class_path for error in getattr(batch.result, "errors", ())]
+        message = f"given to {ATTEMPTS} workers, and none came to its end"
+        message += f" ({errors[-1]})" if errors else ""
         for each in self._files(batch):
             if not {each.name, self._journal.key(each)} & told:
                 self._fail(each.name, message, failed)

@@ -16,6 +16,7 @@ import pytest
 from celery.loaders.base import find_related_module
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage
 from django.core.management import CommandError
 from django.db import OperationalError
@@ -53,6 +54,8 @@ DATABASES = {{"default": {{
 TASKS = {{"default": {{"BACKEND": "django_tasks_db.DatabaseBackend"}}}}
 STORAGES = {storages!r}
 CHANGES = eval(os.environ["NAS"])
+if "elsewhere" in CHANGES:
+    STORAGES["disk"]["OPTIONS"]["location"] = CHANGES.pop("elsewhere")
 STORAGES.pop(CHANGES.pop("forget", None), None)
 STORAGES["nas"]["OPTIONS"].update(CHANGES)
 """
@@ -95,8 +98,8 @@ class Site:
         assert b"Starting worker" in worker.stdout.readline()
         return worker
 
-    def sync(self, **nas):
-        return self.start("netstorage", "sync", "disk:", "nas:media", "--tasks", **nas)
+    def sync(self, *words, **nas):
+        return self.start("netstorage", "sync", "disk:", "nas:media", "--tasks", *words, **nas)
 
     def close(self):
         for child in self.children:
@@ -256,6 +259,22 @@ def test_a_worker_that_cannot(site, nas, files):
     assert "media" not in nas.listdir("")[0] or found(nas) == {}
 
 
+def test_a_worker_that_sees_another_disk(site, nas, files, tmp_path):
+    """What it does not find is not taken for gone; nothing is removed then."""
+    nas.save("media/0/extra", ContentFile(b"x"))
+    site.worker(elsewhere=str(tmp_path / "nowhere"))
+    out, err = ended(site.sync("--delete"), 1)
+    assert out == "0 files (0 B) copied, 0 removed, 0 the same\n"
+    lines = err.splitlines()
+    assert lines[:2] == [
+        "Nothing was removed from nas:media, as not all was copied.",
+        f"CommandError: {COUNT} were not copied:",
+    ]
+    assert len(lines) == 2 + COUNT
+    assert lines[2].endswith(": is there, but a worker did not find it. Do all see the same files?")
+    assert found(nas) == {"0/extra": b"x"}
+
+
 class TestInOneProcess:
     """With backends that need no worker, or have none."""
 
@@ -370,12 +389,12 @@ class TestInOneProcess:
             tasks.copy_batch.func(**batch)
             page = BatchPage.read(journal, batch["page"])
             assert (page.is_finished, page.failed) == (True, [])
-            assert (len(page.done), page.counts.copied, page.counts.gone) == (11, 10, 1)
+            assert (len(page.done), page.counts.copied, page.gone) == (10, 10, ["0/missing"])
         # Another worker had it, and died before it could write its page.
         batch["page"] = page_name()
         tasks.copy_batch.func(**batch)
         page = BatchPage.read(journal, batch["page"])
-        assert (page.counts.copied, page.counts.same, page.counts.gone) == (0, 10, 1)
+        assert (page.counts.copied, page.counts.same, page.gone) == (0, 10, ["0/missing"])
         assert found(nas) == {name: files[name] for name in names}
         journal.remove()
 
@@ -400,6 +419,14 @@ class TestInOneProcess:
         told = str(info.value).splitlines()
         assert told[0] == "3 were not copied:"
         assert sorted(told[1:]) == sorted(lines)
+        assert found(nas) == {name: files[name] for name in set(files) - set(bad)}
+
+    def test_what_is_gone_meanwhile_is_no_failure(self, run, nas, files, tmp_path):
+        bad = sorted(files)[:3]
+        aliases = {**settings.STORAGES, "disk": grudging(tmp_path, bad, "Vanishing")}
+        with override_settings(STORAGES=aliases):
+            out = run("sync", "disk:", "nas:media", "--tasks")
+        assert out.endswith(" copied, 0 the same, 3 gone in the meantime\n")
         assert found(nas) == {name: files[name] for name in set(files) - set(bad)}
 
 
@@ -462,6 +489,15 @@ class Grudging(FileSystemStorage):
         return super()._open(name, mode)
 
 
-def grudging(tmp_path, bad):
-    backend = f"{__name__}.Grudging"
-    return {"BACKEND": backend, "OPTIONS": {"location": tmp_path / "disk", "bad": bad}}
+class Vanishing(Grudging):
+    """A disk some of whose files are removed before they are read."""
+
+    def _open(self, name, mode="rb"):
+        if name in self.bad:
+            self.delete(name)
+        return FileSystemStorage._open(self, name, mode)
+
+
+def grudging(tmp_path, bad, backend="Grudging"):
+    options = {"location": tmp_path / "disk", "bad": bad}
+    return {"BACKEND": f"{__name__}.{backend}", "OPTIONS": options}
