@@ -470,7 +470,7 @@ class Hasty(import_string(DUMMY)):
         task.call(**{**kwargs, "lines": lines})
         if lines != kwargs["lines"]:
             journal = Journal(place("disk:"), place("nas:media"), checksum=False)
-            page = replace(journal.page(kwargs["page"]), is_finished=False)
+            page = replace(BatchPage.read(journal, kwargs["page"]), is_finished=False)
             journal.write(kwargs["page"], page)
             object.__setattr__(self.results[-1], "status", "FAILED")
         return result
