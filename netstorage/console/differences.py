@@ -229,7 +229,13 @@ class Comparison:
 
     def _compare(self, pair: _Pair) -> _Found:
         found = _Found()
-        here = _listing(self._source, pair.name) if pair.is_here else {}
+        entries = self._source.below(pair.name).entries() if pair.is_here else []
+        here = {entry.name: entry for entry in entries}
+        for entry in entries:
+            if here[entry.name] is not entry:
+                # In a bucket it may be; what lies below it must not be left out in silence.
+                error = FileExistsError(errno.EEXIST, "is a file, too; rename one of them")
+                found.failures.append((posixpath.join(pair.name, f"{entry.name}/"), error))
         there: dict[str, Entry] = {}
         if pair.is_there:
             # A storage's root comes to be with its first file.

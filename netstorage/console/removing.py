@@ -8,6 +8,8 @@ from argparse import ArgumentParser
 from threading import Event
 from typing import Any
 
+from django.core.files.storage import FileSystemStorage
+
 from ..storage import NetworkStorage
 from .looking import below
 from .place import Place, place
@@ -59,6 +61,9 @@ def remove_directories(tops: list[Place], failed: Failures) -> None:
     some_stay = bool(failed.lines)
     for top in tops:
         for directory in reversed([each for each, _ in below(top, failed)]):
+            has_directories = isinstance(directory.storage, (NetworkStorage, FileSystemStorage))
+            if not (has_directories or directory.is_dir()):
+                continue  # in a bucket it went with its last file, and may have a file's name
             try:
                 directory.delete()
             except OSError as error:

@@ -323,6 +323,14 @@ def test_what_is_no_file_is_not_waited_for(run, local):
     assert read(storages["memory"], "t/a") == b"abc"
 
 
+def test_a_key_that_is_a_directory_s_name_is_told(run, local):
+    """In a bucket both can be: what lies below it is not left out in silence."""
+    storages["bucket"].blobs = {"a": b"key", "a/b": b"1", "c": b"2"}
+    (line,) = failures(run, "bucket:", "disk:t", "--delete")
+    assert line == "bucket:a: is a file, too; rename one of them"
+    assert files_below(local / "t") == {"a": b"key", "c": b"2"}
+
+
 @pytest.mark.parametrize("target", ["disk:t", "memory:t"])
 def test_a_backslash_is_no_slash(run, local, target):
     """Django's storages take it for one when they save: that is another name, maybe another's."""
