@@ -40,6 +40,7 @@ class Stat:
         atime: Last access, in seconds since the epoch.
         created: Creation, in seconds since the epoch.
         etag: HTTP's entity tag, without quotes and weakness mark.
+        is_special: Whether it is a pipe, a device or a socket: reading it may wait for ever.
     """
 
     is_dir: bool = False
@@ -48,6 +49,7 @@ class Stat:
     atime: float | None = None
     created: float | None = None
     etag: str | None = None
+    is_special: bool = False
 
     def same_version(self, other: Stat) -> bool:
         """Tell whether both describe the same content, as far as the server lets one see."""

@@ -15,6 +15,7 @@ from ..bulk import run_many
 from ..exceptions import ConnectError, PoolClosed
 from ..session import Entry, Stat
 from .clock import Clock
+from .local import refuse_special
 from .place import Place
 from .terminal import Failures
 
@@ -278,6 +279,7 @@ class Comparison:
 
     def _compare_files(self, path: str, mine: Entry, its: Entry | None, found: _Found) -> None:
         here = mine.stat or self._source.below(path).stat()
+        refuse_special(here.is_special, path)
         wanted = Difference(path, here.size, here.mtime, is_there=its is not None)
         if its is not None:
             there = its.stat or self._stat_there(path)

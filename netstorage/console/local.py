@@ -78,9 +78,7 @@ class Local:
 
     def stat(self) -> Stat:
         """Tell what the system tells of a file."""
-        if not self.path.is_file() and self.path.exists():
-            # Opening a pipe or a device may wait for ever.
-            raise OSError(errno.EINVAL, "is no regular file", str(self))
+        refuse_special(not self.path.is_file() and self.path.exists(), self)
         stat = self.path.stat()
         return Stat(size=stat.st_size, mtime=stat.st_mtime)
 
@@ -123,6 +121,16 @@ class Local:
 def local(text: str) -> Local | None:
     """Read a path on this machine; ``-`` is None, for standard input or output. For argparse."""
     return None if text == "-" else Local(Path(text), text.endswith(os.sep))
+
+
+def refuse_special(is_special: bool, what: object) -> None:
+    """Refuse a pipe or a device: to open it may wait for ever, and everybody else on its session.
+
+    Raises:
+        OSError: It is one (EINVAL).
+    """
+    if is_special:
+        raise OSError(errno.EINVAL, "is no regular file", str(what))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from django.core.management.base import CommandError
 from ..session import Stat
 from ..storage import NetworkStorage
 from .content import PIECE, Content
-from .local import Local, local
+from .local import Local, local, refuse_special
 from .looking import listed
 from .place import Place, Side, place
 from .removing import remove_directories
@@ -222,17 +222,17 @@ def _steps(source: Side, target: Side, failed: Failures, *, is_dir: bool) -> Ite
                 failed.add(inner, OSError(errno.ELOOP, "is a symbolic link to a directory"))
             elif entry.is_dir:
                 waiting.append((inner, its_target))
-            elif entry.stat is None and isinstance(inner, Local):
-                yield from _step(inner, its_target, failed)
             else:
                 # Asking for those that the listing does not tell would take as long as copying.
-                told = entry.stat or Stat()
-                yield Step(inner, its_target, size=told.size, mtime=told.mtime)
+                is_asked = entry.stat is None and isinstance(inner, Local)
+                told = None if is_asked else entry.stat or Stat()
+                yield from _step(inner, its_target, failed, told)
 
 
-def _step(source: Side, target: Side, failed: Failures) -> Iterator[Step]:
+def _step(source: Side, target: Side, failed: Failures, stat: Stat | None = None) -> Iterator[Step]:
     try:
-        stat = source.stat()
+        stat = stat or source.stat()
+        refuse_special(stat.is_special, source)
         yield Step(source, target, size=stat.size, mtime=stat.mtime)
     except OSError as error:
         failed.add(source, error)

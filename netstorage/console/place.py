@@ -21,7 +21,7 @@ from django.core.files.storage import FileSystemStorage, Storage, storages
 from ..session import Entry, Session, Stat
 from ..storage import NetworkStorage, hidden_name
 from .content import Content
-from .local import Key, Local, Taken, named, parts, plain, visible
+from .local import Key, Local, Taken, named, parts, plain, refuse_special, visible
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,7 @@ class Place:
         """Open a file for reading."""
         if isinstance(self.storage, FileSystemStorage):
             path = Path(self.storage.path(self.path))
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                # Opening a pipe or a device may wait for ever.
-                raise OSError(errno.EINVAL, "is no regular file", str(self))
+            refuse_special(path.exists() and not (path.is_file() or path.is_dir()), self)
         return self.storage.open(self.path, "rb")
 
     def write(

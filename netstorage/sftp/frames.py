@@ -49,6 +49,10 @@ class StatusError(Exception):
         self.message = message
 
 
+ORDINARY = {0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}
+"""Types of what can be read without waiting, or has to be looked at first; 0 is not told."""
+
+
 class Attributes(NamedTuple):
     """File attributes (section 5); None where the server does not tell."""
 
@@ -61,6 +65,11 @@ class Attributes(NamedTuple):
     def is_dir(self) -> bool:
         """Whether this is a directory, as far as the server tells."""
         return stat.S_ISDIR(self.permissions or 0)
+
+    @property
+    def is_special(self) -> bool:
+        """Whether this is a pipe, a device or a socket, as far as the server tells."""
+        return stat.S_IFMT(self.permissions or 0) not in ORDINARY
 
 
 def string(data: bytes) -> bytes:

@@ -478,4 +478,5 @@ def _as_stat(attributes: Attributes) -> Stat:
         size=attributes.size,
         mtime=attributes.mtime,
         atime=attributes.atime,
+        is_special=attributes.is_special,
     )
