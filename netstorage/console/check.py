@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from secrets import token_hex
 from typing import Any
@@ -63,7 +63,7 @@ def _steps(alias: str, stack: ExitStack) -> Iterator[Step]:
     def settings() -> str | Note:
         storage = storages[alias]
         if not isinstance(storage, NetworkStorage):
-            ways.append(Elsewhere(storage))
+            ways.append(Elsewhere(storage, stack))
             return Note(
                 f"{type(storage).__name__}, which is not of netstorage",
                 "Only what Django's Storage API allows is tried.",
@@ -94,8 +94,9 @@ def _way_to(storage: NetworkStorage, stack: ExitStack) -> Way:
 class Elsewhere:
     """What can be done with a storage that is not ours: a small file comes and goes."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, stack: ExitStack) -> None:
         self._storage = storage
+        self._stack = stack
         self._name = hidden_name()
         self._content = token_hex(500).encode()
 
@@ -108,6 +109,8 @@ class Elsewhere:
         ]
 
     def _save(self) -> str:
+        # Whatever ends it: a disk that is full keeps an empty file.
+        self._stack.callback(self._clean_up)
         self._name = self._storage.save(self._name, ContentFile(self._content))
         return f"{len(self._content)} bytes as {self._name}"
 
@@ -121,4 +124,10 @@ class Elsewhere:
         self._storage.delete(self._name)
         if self._storage.exists(self._name):
             raise OSError(f"{self._name} is still there")
+        self._name = ""
         return "it is gone"
+
+    def _clean_up(self) -> None:
+        with suppress(Exception):
+            if self._name:
+                self._storage.delete(self._name)

@@ -15,7 +15,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -254,21 +254,19 @@ class Way(ABC):
         if not self._made:
             return None
         count = len(self._made)
-        left = self._remove_all(self.session)
-        if left:
-            # The session may be what broke.
-            with suppress(OSError, NetStorageError):
-                session = self.endpoint.connect()
-                self.stack.callback(session.close)
-                left = self._remove_all(session)
+        left = self._clean_up()
         if left:
             what = "A hidden file stays on the server; `cleanup` removes it after a day"
             raise OSError(errno.EIO, f"{', '.join(left)} could not be removed. {what}.")
         return f"the {count} hidden files of this check are gone"
 
-    def _clean_up(self) -> None:
-        """Remove what is there when the check is interrupted."""
-        self._remove_all(self.session)
+    def _clean_up(self) -> list[str]:
+        """Remove what is there, also when the check is interrupted; return what may still be."""
+        if self._remove_all(self.session):
+            # The session may be what broke, or what Ctrl-C has broken.
+            with suppress(OSError, NetStorageError), closing(self.endpoint.connect()) as session:
+                self._remove_all(session)
+        return self._made
 
     def _remove_all(self, session: Session) -> list[str]:
         """Remove the files of this check; return those that may still be there."""

@@ -864,6 +864,19 @@ def test_a_storage_that_is_not_ours(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_storage_that_is_not_ours_where_it_is_interrupted(tmp_path):
+    """What it had made is removed."""
+    with (
+        alias("django.core.files.storage.FileSystemStorage", {"location": tmp_path}),
+        closing(look_at("nas")) as findings,
+    ):
+        for finding in findings:
+            if finding.step == "save":
+                break
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 class Forgetful(FileSystemStorage):
     """Says that it deletes, and does not."""
 
