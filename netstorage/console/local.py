@@ -115,7 +115,11 @@ class Local:
                 break
             if each.is_symlink():
                 raise OSError(errno.ELOOP, "is a symbolic link; it may lead elsewhere", str(each))
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            message = f"{error.filename} exists and is not a directory"
+            raise NotADirectoryError(errno.ENOTDIR, message, str(path)) from None
 
 
 def local(text: str) -> Local | None:

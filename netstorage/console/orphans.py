@@ -26,9 +26,9 @@ from ..session import Stat
 from ..storage import NetworkStorage
 from .cleanup import age
 from .names import Names, tails
-from .place import Place, storage_of
+from .place import Place, storage_of, unusable
 from .rows import Column, columns, may_touch, root_of
-from .terminal import Failures, Terminal, reason, size_of
+from .terminal import Failures, Terminal, reason, shown, size_of
 
 HOUR = timedelta(hours=1)
 
@@ -110,11 +110,11 @@ def roots_below(where: Place) -> Iterator[str]:
     for alias in settings.STORAGES:
         try:
             there = root_of(storages[alias])
-        except ImproperlyConfigured:
+        except Exception as error:  # whatever another's storage raises
             # Without STATIC_URL and STATIC_ROOT there are no static files.
-            if alias != STATICFILES_STORAGE_ALIAS:
-                raise
-            continue
+            if alias == STATICFILES_STORAGE_ALIAS and isinstance(error, ImproperlyConfigured):
+                continue
+            raise CommandError(shown(unusable(alias, error))) from error
         if not may_touch(storages[alias], where.storage):
             continue
         if alias == STATICFILES_STORAGE_ALIAS and here[: len(there)] == there:

@@ -8,19 +8,20 @@ import os
 import posixpath
 import tempfile
 from argparse import ArgumentTypeError
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.files.base import ContentFile, File
 from django.core.files.storage import FileSystemStorage, Storage, storages
 
 from ..session import Entry, Session, Stat
 from ..storage import NetworkStorage, hidden_name
 from .content import Content
+from .findings import explain
 from .local import Key, Local, Taken, named, parts, plain, refuse_special, visible
 
 
@@ -67,12 +68,22 @@ class Place:
             return Local(Path(self.storage.path(self.path))).key()
         return id(self.storage), parts(self.path)
 
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Let what the block raises name this place as it is written, alias and all."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self)
+            raise
+
     # Looking
 
     def exists(self) -> bool:
         """Tell whether something lies there."""
-        if not self.path or self.storage.exists(self.path):
-            return True
+        with self.told():
+            if not self.path or self.storage.exists(self.path):
+                return True
         # An object store's directory is no name of its own.
         return not isinstance(self.storage, (NetworkStorage, FileSystemStorage)) and self.is_dir()
 
@@ -82,7 +93,8 @@ class Place:
             return True
         if isinstance(self.storage, NetworkStorage):
             try:
-                return self.storage._stat(self.path, follow=follow).is_dir
+                with self.told():
+                    return self.storage._stat(self.path, follow=follow).is_dir
             except (FileNotFoundError, NotADirectoryError):
                 return False
         try:
@@ -274,8 +286,16 @@ def storage_of(alias: str) -> Storage:
     """
     try:
         return storages[known_alias(alias)]
-    except ImproperlyConfigured as error:
-        raise ArgumentTypeError(f"STORAGES[{alias!r}]: {error}") from error
+    except ArgumentTypeError:
+        raise
+    except Exception as error:  # whatever another's storage raises
+        raise ArgumentTypeError(unusable(alias, error)) from error
+
+
+def unusable(alias: str, error: Exception) -> str:
+    """Tell why a storage of STORAGES cannot be made, and what to do."""
+    found, remedy = explain(error)
+    return f"STORAGES[{alias!r}]: {found}. {remedy or 'Correct that entry.'}"
 
 
 def place(text: str) -> Place:
