@@ -47,9 +47,7 @@ def ls(options: dict[str, Any], terminal: Terminal) -> int:
             time = "-" if stat.mtime is None else time_of(stat.mtime)
             terminal.line(f"{size:>9}  {time:16}  {label}")
 
-    if not where.is_dir():
-        if not where.exists():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(where))
+    if not _is_dir(where):
         show([(where.path, where, Entry(where.name, False))])
     for number, (directory, entries) in enumerate(below(where, failed) if where.is_dir() else ()):
         if options["below"]:
@@ -83,8 +81,11 @@ def tree(options: dict[str, Any], terminal: Terminal) -> int:
             if entry.is_dir and not entry.is_link:
                 draw(directory / entry.name, indent + ("    " if is_last else bar))
 
-    terminal.line(str(options["place"]))
-    draw(options["place"], "")
+    where: Place = options["place"]
+    if not _is_dir(where):
+        raise NotADirectoryError(errno.ENOTDIR, "is a file", str(where))
+    terminal.line(str(where))
+    draw(where, "")
     failed.end()
     directories, files = counts[True], counts[False]
     terminal.line(
@@ -117,12 +118,25 @@ def du(options: dict[str, Any], terminal: Terminal) -> int:
         size = sum(measure(each) for each in inner)
         return show(directory, size + sum(x.size or 0 for x in _stats(files, failed).values()))
 
-    if where.is_dir():
+    if _is_dir(where):
         measure(where)
     else:
         show(where, where.stat().size or 0)
     failed.end()
     return 0
+
+
+def _is_dir(where: Place) -> bool:
+    """Tell whether it is a directory.
+
+    Raises:
+        FileNotFoundError: It is nothing.
+    """
+    if where.is_dir():
+        return True
+    if not where.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(where))
+    return False
 
 
 def below(top: Place, failed: Failures) -> Iterator[tuple[Place, list[Entry]]]:

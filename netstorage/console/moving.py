@@ -34,11 +34,26 @@ def cat_arguments(parser: ArgumentParser) -> None:
 
 def cat(options: dict[str, Any], terminal: Terminal) -> int:
     """Write files to standard output."""
+    failed = Failures("shown")
     for where in options["places"]:
-        with where.open() as file:
-            for chunk in file.chunks(PIECE):
-                terminal.data(chunk)
+        if not where.path:
+            failed.add(where, IsADirectoryError(errno.EISDIR, "is a directory"))
+            continue
+        for chunk in _pieces(where, failed):
+            terminal.data(chunk)
+    failed.end()
     return 0
+
+
+def _pieces(where: Place, failed: Failures) -> Iterator[bytes]:
+    """Give what is in a file; that it cannot be read, or no further, is one more failure."""
+    try:
+        if isinstance(where.storage, NetworkStorage):
+            refuse_special(where.stat().is_special, where)
+        with where.open() as file:
+            yield from file.chunks(PIECE)
+    except Exception as error:  # noqa: BLE001 - told, and what no other survives is raised
+        failed.add(where, error)
 
 
 def get_arguments(parser: ArgumentParser) -> None:
@@ -102,7 +117,8 @@ def mv(options: dict[str, Any], terminal: Terminal) -> int:
     tops: list[Place] = []
     for source, target, is_dir in _pairs(options, failed):
         if isinstance(source.storage, NetworkStorage):
-            source.storage._refuse_read_only(source.path)
+            with source.told():
+                source.storage._refuse_read_only(source.path)
         if not source.path:
             failed.add(
                 source, OSError(errno.EINVAL, "is the root of a storage; name what is in it")

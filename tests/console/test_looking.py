@@ -200,12 +200,33 @@ def test_du(run, alias):
     assert run("du", f"{alias}:a b.txt") == f"      1 B  {alias}:a b.txt\n"
 
 
-@pytest.mark.parametrize("words", [["ls"], ["ls", "-l"], ["ls", "-R"], ["tree"], ["du"]])
-def test_what_is_not_there(run, nas, words):
-    nas.save("here.txt", ContentFile(b""))
-    with pytest.raises(CommandError, match=r"^(nas:)?missing: ") as caught:
-        run(*words, "nas:missing")
+@pytest.mark.parametrize("words", [["ls"], ["ls", "-l"], ["ls", "-R"], ["tree"], ["du"], ["cat"]])
+@pytest.mark.parametrize("other", ["nas", "disk", "memory", "bucket"])
+def test_what_is_not_there(run, nas, words, other):
+    """It is told as it was typed, and a bucket is not taken to have every directory."""
+    storages[other].save("here.txt", ContentFile(b""))
+    with pytest.raises(CommandError, match=rf"^{other}:missing: ") as caught:
+        run(*words, f"{other}:missing")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", ["nas", "disk", "memory", "bucket"])
+def test_a_file_is_no_tree(run, nas, other):
+    storages[other].save("here.txt", ContentFile(b""))
+    with pytest.raises(CommandError, match=rf"^{other}:here.txt: is a file$"):
+        run("tree", f"{other}:here.txt")
+
+
+def test_cat_goes_on_with_the_others(nas):
+    for name in "ab":
+        nas.save(name, ContentFile(name.encode()))
+    out = io.StringIO()
+    with pytest.raises(CommandError) as caught:
+        call_command("netstorage", "cat", "nas:a", "nas:missing", "nas:", "nas:b", stdout=out)
+    assert out.getvalue() == "ab"
+    first, *lines = str(caught.value).splitlines()
+    assert first == "2 were not shown:"
+    assert [line.partition(": ")[0] for line in lines] == ["nas:missing", "nas"]
 
 
 @pytest.mark.parametrize("subcommand", ["ls", "tree", "du", "cat", "rm"])

@@ -14,6 +14,7 @@ from django.core.management import CommandError
 from netstorage.console.local import Local
 from netstorage.console.place import Place
 from netstorage.console.terminal import Terminal
+from tests.console.conftest import over_sftp
 from tests.contract.helpers import raw_names, read
 
 FEW_SERVERS = True
@@ -412,6 +413,43 @@ def test_failures_do_not_end_the_job(run, nas, here):
     with pytest.raises(CommandError, match=r"^missing: No such file or directory$"):
         run("put", "missing", "a.txt", "nas:")
     assert nas.exists("a.txt")
+
+
+@over_sftp
+def test_a_pipe_on_the_server_is_not_waited_for(run, server, nas, here):
+    """It would hold up all that goes over its session until the time-out, and fail that, too."""
+    nas.save("dir/a", ContentFile(b"a"))
+    os.mkfifo(server.root / nas.location / "dir/pipe")
+    (server.root / nas.location / "dir/link").symlink_to("pipe")
+    lines = ["nas:dir/link: is no regular file", "nas:dir/pipe: is no regular file"]
+    for words in (["get", "-r", "nas:dir", "back"], ["cp", "-r", "nas:dir", "nas:copy"]):
+        with pytest.raises(CommandError) as caught:
+            run(*words)
+        assert sorted(str(caught.value).splitlines()[1:]) == lines
+    with pytest.raises(CommandError) as caught:
+        run("sync", "nas:dir", "disk:")
+    assert sorted(str(caught.value).splitlines()[1:]) == lines
+    assert (here / "back/a").read_bytes() == read(nas, "copy/a") == read(storages["disk"], "a")
+    for words in (["get", "nas:dir/pipe", "pipe"], ["cat", "nas:dir/pipe"]):
+        with pytest.raises(CommandError, match=r"^nas:dir/pipe: is no regular file$"):
+            run(*words)
+    run("rm", "-r", "nas:dir")
+
+
+def test_a_key_that_is_a_directory_s_name_stays(run, nas, here):
+    """In a bucket both can be: what is moved or removed is the directory."""
+    for words in (["mv", "bucket:a", "disk:"], ["rm", "-r", "bucket:a"]):
+        storages["bucket"].blobs = {"a": b"key", "a/b": b"1", "a/c": b"key", "a/c/d": b"2"}
+        if words[0] == "mv":
+            del storages["bucket"].blobs["a/c/d"]
+        run(*words)
+        assert storages["bucket"].blobs == {"a": b"key"}
+
+
+def test_a_file_where_a_directory_is_needed(run, nas, here):
+    nas.save("x", ContentFile(b"x"))
+    with pytest.raises(CommandError, match=r"^nas:x -> a.txt/x: a.txt exists and is not a direc"):
+        run("get", "nas:x", "a.txt/x")
 
 
 def test_half_a_file_never_shows(run, nas, here, monkeypatch):
