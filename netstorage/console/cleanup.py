@@ -1,4 +1,4 @@
-"""``cleanup ALIAS:[PATH]``: what killed uploads left behind."""
+"""``cleanup ALIAS[:PATH]``: what killed uploads left behind."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ def age(text: str) -> timedelta:
     return int(match[1]) * UNITS[match[2]]
 
 
+def beginning(text: str) -> Place:
+    """Read ``alias:path``, or an alias alone for all that it has; for argparse."""
+    return place(text if ":" in text else f"{text}:")
+
+
 def cleanup_arguments(parser: ArgumentParser) -> None:
     """Tell what may follow the subcommand's name."""
-    parser.add_argument("place", metavar="ALIAS:[PATH]", type=place, help="where to begin")
+    parser.add_argument("place", metavar="ALIAS[:PATH]", type=beginning, help="where to begin")
     parser.add_argument(
         "--older-than", metavar="AGE", type=age, default=DAY, help="an hour or more; default: 1d"
     )

@@ -67,7 +67,7 @@ def test_it_is_shown_then_removed(run, nas, left):
     assert left.removeprefix("dir/") in raw_names(nas, "dir")
     assert run("cleanup", "nas:dir", "--older-than", "2d") == shown + "removed\n"
     assert nas.listdir("dir") == ([], ["kept.txt"])
-    assert run("cleanup", "nas:") == "0 leftovers removed\n"
+    assert run("cleanup", "nas") == "0 leftovers removed\n"
 
 
 @pytest.mark.parametrize("age", ["73h", "4d", "1w"])
@@ -116,7 +116,7 @@ def test_storages_that_are_left_alone(run, nas, where, told):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["cleanup", "nas"], "'nas' is not of the form alias:path"),
+        (["ls", "nas"], "'nas' is not of the form alias:path"),
         (["cleanup", "nass:"], "no alias 'nass'; did you mean 'nas'?"),
         (["cleanup", "nas:", "--older-than", "soon"], "'soon' is no age"),
         (["cleanup", "nas:", "--older-than", "0h"], "1:00:00 at the least"),
