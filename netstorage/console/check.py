@@ -37,7 +37,7 @@ def check(options: dict[str, Any], terminal: Terminal) -> int:
         else:
             for line in lines(_kept(findings, found)):
                 terminal.line(line)
-                terminal.out.flush()
+                terminal.flush()
     return int(any(each.status == "fail" for each in found))
 
 

@@ -84,6 +84,8 @@ def put(options: dict[str, Any], terminal: Terminal) -> int:
     target: Place = options["target"]
     if len(options["sources"]) > 1 or target.slash or target.is_dir():
         raise CommandError(shown(f"{target}: standard input goes to one file; it needs a name."))
+    if sys.stdin is None:
+        raise CommandError("Standard input is closed: pipe into it what is to be put.")
     with tempfile.TemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR) as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()

@@ -298,7 +298,7 @@ class Work:
                 hours = None if stat.mtime is None else self._age(stat.mtime) // HOUR
                 old = "-" if hours is None else f"{hours} h" if hours < 48 else f"{hours // 24} d"
                 terminal.line(f"{replace(self.where, path=name)}  {size}  {old}")
-            terminal.out.flush()
+            terminal.flush()
 
     def _age(self, mtime: float) -> timedelta:
         return timedelta(seconds=self._now - mtime)

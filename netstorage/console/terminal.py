@@ -28,7 +28,13 @@ class Terminal:
 
     def line(self, text: str = "") -> None:
         """Write a line of the answer."""
-        self.out.write(self._encodable(shown(text)) + "\n")
+        with self._named():
+            self.out.write(self._encodable(shown(text)) + "\n")
+
+    def flush(self) -> None:
+        """See that all of the answer is written."""
+        with self._named():
+            self.out.flush()
 
     def complain(self, text: str) -> None:
         """Write a line of what went wrong."""
@@ -36,15 +42,25 @@ class Terminal:
 
     def data(self, data: bytes) -> None:
         """Write a piece of a file as it is."""
-        if (buffer := getattr(self.out, "buffer", None)) is None:
-            self.out.write(data.decode(errors="replace"))
-            return
-        self.out.flush()
-        buffer.write(data)
+        with self._named():
+            if (buffer := getattr(self.out, "buffer", None)) is None:
+                self.out.write(data.decode(errors="replace"))
+                return
+            self.out.flush()
+            buffer.write(data)
 
     def can_show(self, text: str) -> bool:
         """Tell whether the terminal's encoding has these characters."""
         return self._encodable(text) == text
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let a disk that is full be known from the storages'."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = "standard output"
+            raise
 
     def _encodable(self, text: str) -> str:
         encoding = getattr(self.out, "encoding", None) or "utf-8"
@@ -135,7 +151,10 @@ def reason(error: BaseException) -> str:
 def told(error: BaseException) -> str:
     """Return an error as a line: about which file, if it says so, and what."""
     name = getattr(error, "filename", None)
-    return shown(f"{name}: {reason(error)}" if name else reason(error))
+    if not name or isinstance(error, ConnectError):  # that is about all files
+        return shown(reason(error))
+    # A storage's root ends with a colon already.
+    return shown(f"{str(name).removesuffix(':')}: {reason(error)}")
 
 
 def shown(text: str) -> str:

@@ -11,9 +11,10 @@ import time
 import pytest
 from django.conf import settings
 from django.core.files.base import ContentFile, File
+from django.core.files.storage import Storage
 
 from netstorage.management.commands.netstorage import SUBCOMMANDS
-from tests.console.conftest import PATIENCE
+from tests.console.conftest import PATIENCE, over_sftp
 from tests.contract.helpers import remove_temporaries
 from tests.contract.relay import Relay
 
@@ -72,6 +73,21 @@ def test_settings_of_no_use_are_told_in_a_line(manage):
         assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("entry", [{}, {"OPTIONS": {}}, {"BACKEND": "fractions.Fraction"}])
+def test_a_storage_that_cannot_be_made_is_told_in_a_line(manage, entry):
+    """Whatever its class raises; `check` tells it as its first step."""
+    entry = {"OPTIONS": {"numerator": 1, "denominator": 0}} | entry
+    for words in (["ls", "bad:"], ["sync", "good:", "bad:x"], ["orphans", "good"]):
+        good = {"BACKEND": "django.core.files.storage.InMemoryStorage"}
+        child = manage({"good": good, "bad": entry}, *words)
+        err = child.communicate(timeout=PATIENCE)[1].decode()
+        assert child.returncode == (1 if words[-1] == "good" else 2)
+        last = err.splitlines()[-1]
+        assert "STORAGES['bad']: " in last
+        assert last.endswith(". Correct that entry.")
+        assert "Traceback" not in err
+
+
 def test_standard_input(manage, nas):
     child = manage(settings.STORAGES, "put", "-", "nas:piped", stdin=subprocess.PIPE)
     assert child.communicate(b"from a pipe", timeout=PATIENCE) == (b"", b"")
@@ -89,6 +105,44 @@ def test_a_pipe_that_is_closed(manage, nas, words):
     os.close(read)
     assert child.communicate(timeout=PATIENCE)[1] == b""
     assert child.returncode == 128 + signal.SIGPIPE
+
+
+@over_sftp
+def test_streams_that_are_closed(manage, nas):
+    """As a daemon may start it: the work is done, and what it says is lost."""
+    nas.save("a", ContentFile(b"abc"))
+    for descriptor, words in ((1, ["ls", "nas:"]), (1, ["cat", "nas:a"]), (2, ["ls", "nas:"])):
+        child = manage(settings.STORAGES, *words, preexec_fn=lambda it=descriptor: os.close(it))
+        out, err = child.communicate(timeout=PATIENCE)
+        assert (child.returncode, out, err) == (0, b"a\n" * (descriptor == 2), b"")
+    child = manage(settings.STORAGES, "put", "-", "nas:b", preexec_fn=lambda: os.close(0))
+    assert child.communicate(timeout=PATIENCE)[1].startswith(b"CommandError: Standard input is")
+    assert child.returncode == 1
+
+
+@over_sftp
+def test_standard_output_on_a_full_disk(manage, nas):
+    """It is not the storage's disk, and the line says so."""
+    nas.save("a", ContentFile(b"abc"))
+    for words in (["ls", "nas:"], ["cat", "nas:a"], ["check", "nas"]):
+        with open("/dev/full", "w") as full:
+            child = manage(settings.STORAGES, *words, stdout=full)
+        err = child.communicate(timeout=PATIENCE)[1]
+        assert err == b"CommandError: standard output: No space left on device\n"
+        assert child.returncode == 1
+
+
+class Interrupted(Storage):
+    """A storage that takes so long to be made that somebody presses Ctrl-C."""
+
+    def __init__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_before_it_has_begun(manage):
+    child = manage({"slow": {"BACKEND": f"{__name__}.Interrupted"}}, "ls", "slow:")
+    assert child.communicate(timeout=PATIENCE) == (b"", b"CommandError: Interrupted.\n")
+    assert child.returncode == 130
 
 
 def interrupt(child, relay):
@@ -206,3 +260,16 @@ def test_help(manage, subcommand):
     for summary in summaries.values():
         assert summary[0].isupper()
         assert not summary.endswith(".")
+
+
+@over_sftp
+def test_ctrl_c_in_a_check(manage, server, nas):
+    """In the middle of an upload, which breaks the session: what was made goes over another."""
+    nas.save("there", ContentFile(b""))
+    with Relay(server) as relay:
+        relay.hold_after(2**19)
+        child = manage(through(relay, nas), "check", "nas")
+        relay.wait_until_held()
+        told = interrupt(child, relay)
+    assert child.returncode == 130
+    assert told == "CommandError: Interrupted.\n"

@@ -7,10 +7,11 @@ import os
 import sys
 from argparse import ArgumentParser
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 
 from netstorage.console.terminal import Terminal, told
 from netstorage.exceptions import NetStorageError
@@ -31,6 +32,8 @@ SUBCOMMANDS = {
     "orphans": "orphans",
 }
 """In which module of netstorage.console each is, in the order in which help shows them."""
+
+INTERRUPTED = "Interrupted."
 
 PIPE_CLOSED = 128 + 13
 """The status that shells give to a program that a closed pipe has ended."""
@@ -54,16 +57,23 @@ class Command(BaseCommand):
             getattr(module, f"{name}_arguments")(subparser)
             subparser.set_defaults(run=run)
 
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run it as a program: Ctrl-C is told in a line also while modules are imported."""
+        try:
+            super().run_from_argv(argv)
+        except KeyboardInterrupt:
+            self.stderr.write(f"CommandError: {INTERRUPTED}")
+            sys.exit(128 + 2)
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the subcommand; exit with its status, or with what went wrong in one line."""
         # Where no logging is set up, Python would write what these say beside our own line.
         for name in ("netstorage.pool", "paramiko"):
             logging.getLogger(name).addHandler(logging.NullHandler())
-        # Below Django's wrappers, which end each piece with a line break.
-        terminal = Terminal(cast("TextIO", self.stdout._out), cast("TextIO", self.stderr._out))
+        terminal = Terminal(_stream(self.stdout), _stream(self.stderr))
         try:
             status: int = options["run"](options, terminal)
-            terminal.out.flush()
+            terminal.flush()
         except BrokenPipeError:
             # Who reads has seen enough, as `head` has; what is left must not follow at the exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.out.fileno())
@@ -71,6 +81,14 @@ class Command(BaseCommand):
         except (NetStorageError, OSError, ImproperlyConfigured, SuspiciousFileOperation) as error:
             raise CommandError(told(error)) from error
         except KeyboardInterrupt:
-            raise CommandError("Interrupted.", returncode=130) from None
+            raise CommandError(INTERRUPTED, returncode=128 + 2) from None
         if status:
             sys.exit(status)
+
+
+def _stream(wrapper: OutputWrapper) -> TextIO:
+    """Return what is below Django's wrapper, which ends each piece with a line break."""
+    stream = cast("TextIO | None", wrapper._out)
+    if stream is None:  # closed by who has started this
+        stream = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
+    return stream
