@@ -21,7 +21,7 @@ from tests.contract.relay import Relay
 FEW_SERVERS = True
 
 COUNT = 200
-HELD = 2**18
+HELD = 2**17
 """Bytes that clients send for some of so many files."""
 LARGE = 256 * 2**20
 DIRECTORIES, FILES = 100, 1000
