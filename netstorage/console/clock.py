@@ -75,8 +75,8 @@ class Clock:
                     if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
                         raise
                     self._refused.add(directory)
-            # Nothing can be copied there; a dry run shall show what it can.
-            return self._known or _Times(None, 0, 0)
+            # Nothing can be copied there: what has the same second, or is older, is the same.
+            return self._known or _Times(None, 0, -1)
 
     def _probe(self, directory: Place) -> _Times:
         file = directory / hidden_name()

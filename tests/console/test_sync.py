@@ -266,6 +266,13 @@ def test_a_top_directory_that_takes_nothing(run, local, monkeypatch):
     assert run("sync", "disk:s", "guarded:") == "1 file (3 B) copied, 0 the same\n"
 
 
+def test_what_is_the_same_in_a_directory_that_takes_nothing(run, local):
+    """The copy has the second of its original, as SFTP tells times: there is nothing to fail."""
+    put(local / "s/a", b"one", THEN + 0.5)
+    put(local.parent / "guarded/a", b"one", THEN)
+    assert run("sync", "disk:s", "guarded:") == "0 files (0 B) copied, 1 the same\n"
+
+
 def test_sizes_and_checksums(run, nas, disk):
     run("sync", "disk:s", "nas:t")
     put(disk / "s/a.txt", b"longer")
