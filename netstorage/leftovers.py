@@ -101,7 +101,8 @@ def _remove(storage: NetworkStorage, name: str, *, is_dir: bool) -> None:
     if is_dir:
         for entry in _entries(storage, name):
             if is_temporary(entry.name) or _PAGE.fullmatch(entry.name):
-                _remove(storage, posixpath.join(name, entry.name), is_dir=entry.is_dir)
+                with suppress(FileNotFoundError):  # who removes the same was faster
+                    _remove(storage, posixpath.join(name, entry.name), is_dir=entry.is_dir)
     # Not recursive: should there be anything else in it, it stays, and is told.
     storage._run(name, lambda session: session.remove(storage._path(name)))
 

@@ -12,8 +12,10 @@ import pytest
 from django.core.files.base import ContentFile
 from django.core.management import CommandError
 
+from netstorage import leftovers
 from netstorage.console.journal import Journal, Page, page_name
 from netstorage.console.place import place
+from netstorage.session import Entry
 from netstorage.storage import TEMPORARY
 from tests.contract.client import Client
 from tests.contract.helpers import grow_old, raw_names, temporaries
@@ -102,6 +104,17 @@ def test_the_journal_of_a_sync_that_nobody_went_on_with(server, run, nas):
     assert out == f"nas:dir/{directory.name}  72 h old\n1 leftover removed\n"
     assert nas.listdir("dir") == ([], [])
     assert not directory.exists()
+
+
+def test_a_journal_that_two_syncs_remove_at_once(run, nas, monkeypatch):
+    """What the other one has removed meanwhile does not keep the rest from being removed."""
+    journal = Journal(place("disk:"), place("nas:dir"), checksum=False)
+    journal.write(page_name(), Page(done=["a"]))
+    listed = leftovers._entries
+    gone = Entry(page_name(), is_dir=False)
+    monkeypatch.setattr(leftovers, "_entries", lambda *where: [gone, *listed(*where)])
+    journal.remove()
+    assert journal.pages() == []
 
 
 @pytest.mark.parametrize(
