@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from django.core.exceptions import ImproperlyConfigured, SuspiciousFileOperation
-from django.core.management.base import BaseCommand, CommandError, OutputWrapper
+from django.core.management.base import BaseCommand, CommandError
 
 from netstorage.console.terminal import Terminal, told
 from netstorage.exceptions import NetStorageError
@@ -70,25 +70,24 @@ class Command(BaseCommand):
         # Where no logging is set up, Python would write what these say beside our own line.
         for name in ("netstorage.pool", "paramiko"):
             logging.getLogger(name).addHandler(logging.NullHandler())
-        terminal = Terminal(_stream(self.stdout), _stream(self.stderr))
+        with Path(os.devnull).open("w") as nowhere:
+            # Below Django's wrappers, which end each piece with a line break. What was closed by
+            # who has started this is None.
+            streams = cast("list[TextIO | None]", [self.stdout._out, self.stderr._out])
+            status = self._run(options, Terminal(*(stream or nowhere for stream in streams)))
+        if status:
+            sys.exit(status)
+
+    def _run(self, options: dict[str, Any], terminal: Terminal) -> int:
         try:
             status: int = options["run"](options, terminal)
             terminal.flush()
         except BrokenPipeError:
             # Who reads has seen enough, as `head` has; what is left must not follow at the exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.out.fileno())
-            sys.exit(PIPE_CLOSED)
+            return PIPE_CLOSED
         except (NetStorageError, OSError, ImproperlyConfigured, SuspiciousFileOperation) as error:
             raise CommandError(told(error)) from error
         except KeyboardInterrupt:
             raise CommandError(INTERRUPTED, returncode=128 + 2) from None
-        if status:
-            sys.exit(status)
-
-
-def _stream(wrapper: OutputWrapper) -> TextIO:
-    """Return what is below Django's wrapper, which ends each piece with a line break."""
-    stream = cast("TextIO | None", wrapper._out)
-    if stream is None:  # closed by who has started this
-        stream = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process
-    return stream
+        return status
