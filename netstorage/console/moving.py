@@ -118,6 +118,7 @@ def mv(options: dict[str, Any], terminal: Terminal) -> int:
     steps: list[Step] = []
     tops: list[Place] = []
     for source, target, is_dir in _pairs(options, failed):
+        source.require_inside()
         if isinstance(source.storage, NetworkStorage):
             with source.told():
                 source.storage._refuse_read_only(source.path)

@@ -77,6 +77,22 @@ class Place:
             error.filename = str(self)
             raise
 
+    def require_inside(self, *, follow: bool = False) -> None:
+        """Refuse to remove on this machine what a symbolic link leads to outside of the storage.
+
+        Over SFTP the option confine_links does. A link itself may go, unless it is to be followed.
+
+        Raises:
+            PermissionError: It does not lie in the storage's location.
+        """
+        if not (isinstance(self.storage, FileSystemStorage) and self.path):
+            return
+        path = Path(self.storage.path(self.path))
+        real = (path if follow else path.parent).resolve()
+        if not real.is_relative_to(Path(self.storage.location).resolve()):
+            message = f"a symbolic link leads out of the storage, to {real}; remove it there"
+            raise PermissionError(errno.EACCES, message, str(self))
+
     # Looking
 
     def exists(self) -> bool:

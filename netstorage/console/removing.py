@@ -31,6 +31,7 @@ def rm(options: dict[str, Any], terminal: Terminal) -> int:
     steps: list[Step] = []
     tops: list[Place] = []
     for where in options["places"]:
+        where.require_inside()
         if not where.path:
             failed.add(where, OSError(errno.EINVAL, "is the root of a storage; name what is in it"))
         elif where.is_dir(follow=False):

@@ -52,6 +52,8 @@ def sync(options: dict[str, Any], terminal: Terminal) -> int:
     source, dest = options["source"], options["dest"]
     if lies_in(dest, source) or lies_in(source, dest):
         raise CommandError(f"{source} and {dest} lie in one another.")
+    if options["delete"]:
+        dest.require_inside(follow=True)
     if options["tasks"]:
         task()  # before hours of comparing
     failed = Failures("copied", limit=None)

@@ -361,6 +361,33 @@ def test_names_outside_are_refused_before_anything_is_sent(run, nas, here, words
             run(*words, f"{alias}:a/../../x")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rm", "disk:far/in/x"],
+        ["rm", "-r", "disk:far/in"],
+        ["mv", "disk:far/in/x", "disk:y"],
+        ["mv", "disk:far/in", "nas:y"],
+        ["sync", "--delete", "nas:s", "disk:far/in"],
+        ["sync", "--delete", "nas:s", "disk:far"],
+    ],
+)
+def test_nothing_is_removed_behind_a_link_that_leads_out(run, nas, tmp_path, words):
+    (tmp_path / "elsewhere/in").mkdir(parents=True)
+    (tmp_path / "elsewhere/in/x").write_bytes(b"x")
+    storages["disk"].save("z/z", ContentFile(b"z"))
+    (tmp_path / "disk/far").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "disk/near").symlink_to("z")
+    nas.save("s/new", ContentFile(b"new"))
+    with pytest.raises(CommandError, match=r"^disk:far.*: a symbolic link leads out of the"):
+        run(*words)
+    assert (tmp_path / "elsewhere/in/x").read_bytes() == b"x"
+    # A link itself is one of the storage's files, and others lead to such.
+    run("rm", "disk:near/z", "disk:far")
+    assert not (tmp_path / "disk/z/z").exists()
+    assert not (tmp_path / "disk/far").is_symlink()
+
+
 def test_get_stays_in_its_target(run, server, nas, here, tmp_path):
     """Whatever a listing says, and wherever links lead that lie there."""
     with pytest.raises(CommandError, match=r"escaped.txt' leads elsewhere"):
