@@ -34,6 +34,7 @@ from tests.console.conftest import PATIENCE, ROOT, backend
 from tests.console.test_processes import lose_server
 from tests.contract.helpers import read, remove_temporaries
 from tests.contract.relay import Relay
+from tests.servers import keeper
 
 FEW_SERVERS = True
 
@@ -59,6 +60,24 @@ if "elsewhere" in CHANGES:
 STORAGES.pop(CHANGES.pop("forget", None), None)
 STORAGES["nas"]["OPTIONS"].update(CHANGES)
 """
+ON_CELERY = """
+from pathlib import Path
+from celery.signals import after_task_publish
+from tests.endurance.broker import make_app
+FOLDER = Path({folder!r})
+INSTALLED_APPS += ["django_tasks_fennel"]
+TASKS = {{"default": {{"BACKEND": "django_tasks_fennel.CeleryBackend"}}}}
+app = make_app(FOLDER)
+app.conf.update(task_default_queue="default", worker_prefetch_multiplier=1)
+app.conf.broker_transport_options["polling_interval"] = 0.1
+app.autodiscover_tasks()
+
+# A worker would take a message that is not yet written, too.
+@after_task_publish.connect
+def deliver(**about):
+    for message in (FOLDER / "sent").iterdir():
+        message.rename(FOLDER / "queue" / message.name)
+"""
 
 
 class Site:
@@ -74,7 +93,7 @@ class Site:
         )
         assert self.start("migrate", "-v0").wait(PATIENCE) == 0
 
-    def start(self, *words, **nas):
+    def start(self, *words, module="django", output=subprocess.PIPE, **nas):
         """Start a management command, perhaps with other options for ``nas``."""
         environment = {
             **os.environ,
@@ -83,10 +102,10 @@ class Site:
             "NAS": repr(nas),
         }
         child = subprocess.Popen(
-            [sys.executable, "-m", "django", *words],
+            [sys.executable, "-m", module, *words],
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
         )
         self.children.append(child)
         return child
@@ -107,11 +126,53 @@ class Site:
             child.communicate()
 
 
+class CelerySite(Site):
+    """A project whose queue is a folder, and whose workers are Celery's."""
+
+    def __init__(self, folder, storages):
+        super().__init__(folder, storages)
+        for name in ("sent", "queue", "control", "results"):
+            (folder / name).mkdir()
+        with (folder / "its_settings.py").open("a") as file:
+            file.write(ON_CELERY.format(folder=str(folder)))
+        self.families = {}
+        """The processes of each worker, the one that forks before the others."""
+
+    def worker(self, **nas):
+        """Start a worker that forks once, and wait until it looks for work."""
+        log = self.folder / f"worker-{len(self.children)}.log"
+        words = ["-A", "its_settings", "worker", "-n", f"{log.stem}@site", "-l", "INFO"]
+        words += ["-c", "1", "--without-mingle", "--without-gossip"]
+        with log.open("wb") as output:
+            worker = self.start(*words, module="celery", output=output, **nas)
+        self.families[worker] = [worker.pid]
+        wait_for(lambda text: f"{log.stem}@site ready" in text, log)
+        self.families[worker] += keeper.descendants(worker.pid)
+        return worker, log
+
+    def kill(self, worker):
+        """Kill all of it at once, as a machine that fails does."""
+        family = self.families.pop(worker)
+        keeper.send([*family, *keeper.descendants(worker.pid)], signal.SIGKILL)
+        worker.wait()
+
+    def end(self, worker):
+        """Let it end what it is at, and see that nothing of it is left."""
+        worker.terminate()
+        assert worker.wait(PATIENCE) == 0
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in self.families.pop(worker))
+
+    def close(self):
+        for worker in list(self.families):
+            self.kill(worker)
+        super().close()
+
+
 @pytest.fixture
-def site(nas, server, tmp_path):
+def site(request, nas, server, tmp_path):
     folder = tmp_path / "site"
     folder.mkdir()
-    site = Site(
+    site = getattr(request, "param", Site)(
         folder,
         {
             "nas": {"BACKEND": backend(server), "OPTIONS": settings.STORAGES["nas"]["OPTIONS"]},
@@ -172,6 +233,13 @@ def ended(child, status=0):
     return out.decode(), err.decode()
 
 
+def wait_for(what, log):
+    deadline = time.monotonic() + PATIENCE
+    while not what(log.read_text()):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
 def found(nas):
     return {
         f"{folder}/{name}": read(nas, f"media/{folder}/{name}")
@@ -206,6 +274,35 @@ def test_a_worker_that_is_killed(site, nas, held, files):
     assert match
     assert int(match[1]) + int(match[2]) == COUNT
     assert found(nas) == files
+
+
+@pytest.mark.parametrize("server", ["embedded-sftp"], indirect=True)
+@pytest.mark.parametrize("site", [CelerySite], indirect=True, ids=["celery"])
+def test_a_celery_worker_that_is_killed(site, nas, server, files):
+    """With it go the batch that it was at, and the one that it had fetched ahead."""
+    with Relay(server) as relay:
+        victim, victims_log = site.worker(**through(relay))
+        worker, log = site.worker()
+        # The other one leaves it something to do.
+        worker.send_signal(signal.SIGSTOP)
+        # More than several sessions have under way at once, and less than all.
+        relay.hold_after(200_000)
+        sync = site.sync()
+        relay.wait_until_held()
+        assert 0 < len(found(nas)) < COUNT
+        wait_for(lambda text: text.count(" received") > text.count(" state=RUNNING"), victims_log)
+        site.kill(victim)
+        worker.send_signal(signal.SIGCONT)
+        relay.cut()
+        out, _ = ended(sync)
+    # What it had copied, and not yet told of, was found to be the same.
+    match = re.fullmatch(r"(\d+) files? \(.*\) copied, (\d+) the same\n", out)
+    assert match
+    assert int(match[1]) + int(match[2]) == COUNT
+    assert found(nas) == files
+    site.end(worker)
+    assert " succeeded in " in log.read_text()
+    remove_temporaries(server, nas)
 
 
 def test_ctrl_c(site, nas, held, files):
