@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from threading import Event, Lock, Thread
 from typing import Any
 
 from .bulk import run_many
-from .console.copying import Copier
+from .console.copying import Copier, Counts
 from .console.differences import Difference
 from .console.fanout import BatchPage
 from .console.journal import Journal
@@ -69,7 +70,7 @@ def copy_batch(
     journal = Journal(here, there, checksum=checksum)
     if not journal.has(run):
         return
-    copier = Copier(here, there, checksum=checksum)
+    copier = partial(Copier, here, there, checksum=checksum)
     before = BatchPage.read(journal, page) if journal.has(page) else BatchPage()
     # What another worker could not copy, or did not find, is tried once more.
     batch = _Batch(journal, copier, replace(before, failed=[], gone=[]))
@@ -89,7 +90,7 @@ def copy_batch(
 class _Batch:
     """Files on their way, and the page that tells of them."""
 
-    def __init__(self, journal: Journal, copier: Copier, page: BatchPage) -> None:
+    def __init__(self, journal: Journal, copier: Callable[[], Copier], page: BatchPage) -> None:
         self._journal = journal
         self._copier = copier
         self._page = page
@@ -105,7 +106,6 @@ class _Batch:
                 done=list(self._page.done),
                 failed=list(self._page.failed),
                 gone=list(self._page.gone),
-                counts=self._page.counts + self._copier.counts,
                 is_finished=is_finished,
             )
 
@@ -124,25 +124,30 @@ class _Batch:
                 error = future.exception()
                 if self.stop.is_set():
                     return
-                self._note(each, error, is_gone=not error and not future.result())
+                self._note(each, error or future.result())
 
-    def _copy(self, difference: Difference) -> bool:
-        return self._copier.copy(difference, self._pass, self.stop)
+    def _copy(self, difference: Difference) -> Counts:
+        # One for each file: its counts are told with its name, or not at all.
+        copier = self._copier()
+        copier.copy(difference, self._pass, self.stop)
+        return copier.counts
 
     def _pass(self, count: float) -> None:
         with self._lock:
             self._page.passed += count
 
-    def _note(self, difference: Difference, error: BaseException | None, *, is_gone: bool) -> None:
-        if isinstance(error, (ConnectError, PoolClosed)):
-            raise error
+    def _note(self, difference: Difference, outcome: Counts | BaseException) -> None:
+        if isinstance(outcome, (ConnectError, PoolClosed)):
+            raise outcome
         with self._lock:
-            if is_gone:
+            if isinstance(outcome, BaseException):
+                self._page.failed.append((difference.name, reason(outcome)))
+                return
+            self._page.counts += outcome
+            if outcome.gone:
                 self._page.gone.append(difference.name)
-            elif error is None:
-                self._page.done.append(self._journal.key(difference))
             else:
-                self._page.failed.append((difference.name, reason(error)))
+                self._page.done.append(self._journal.key(difference))
 
 
 @contextmanager

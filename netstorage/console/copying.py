@@ -63,8 +63,8 @@ class Copier:
             return False
         return True
 
-    def copy(self, difference: Difference, done: Done, stop: Event) -> bool:
-        """Copy a file if it has to be, and see that it arrived; tell whether it was there."""
+    def copy(self, difference: Difference, done: Done, stop: Event) -> None:
+        """Copy a file if it has to be, and see that it arrived."""
         here = self._source.below(difference.name)
         try:
             if self.differs(difference, done, stop):
@@ -75,8 +75,6 @@ class Copier:
             if here.exists():
                 raise
             self._count(Counts(gone=1))
-            return False
-        return True
 
     def _write(self, difference: Difference, done: Done, stop: Event) -> None:
         here, there = (top.below(difference.name) for top in (self._source, self._dest))

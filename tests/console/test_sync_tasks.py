@@ -495,6 +495,28 @@ class TestInOneProcess:
         assert found(nas) == {name: files[name] for name in names}
         journal.remove()
 
+    def test_killed_before_it_told(self, nas, files, monkeypatch):
+        """What it had copied, and not told of, is counted once, by the worker that finds it."""
+        journal = Journal(place("disk:"), place("nas:media"), checksum=False)
+        names = sorted(files)[:10]
+        batch = {"run": page_name(), "page": page_name(), "source": "disk:", "dest": "nas:media"}
+        batch["lines"] = [str(Difference(name, len(files[name]))) for name in names]
+        journal.write(batch["run"], Page())
+
+        def die(worker, *args, **options):
+            journal.write(batch["page"], worker.page())
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(tasks._Batch, "_note", die)
+            tasks.copy_batch.func(**batch, checksum=False, jobs=1)
+        assert BatchPage.read(journal, batch["page"]).done == []
+        tasks.copy_batch.func(**batch, checksum=False, jobs=1)
+        page = BatchPage.read(journal, batch["page"])
+        assert len(page.done) == page.counts.copied + page.counts.same == 10
+        assert page.counts.same > 0
+        journal.remove()
+
     def test_names_that_lead_elsewhere(self, nas, files):
         """Whoever writes into the queue does not write outside of the target."""
         journal = Journal(place("disk:"), place("nas:media"), checksum=False)
