@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -53,6 +54,12 @@ class Terminal:
         """Tell whether the terminal's encoding has these characters."""
         return self._encodable(text) == text
 
+    def drop(self) -> None:
+        """Forget what is not written yet, which Python would try once more at the exit."""
+        with suppress(OSError):  # of what is no file
+            out = self.out.fileno()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+
     @contextmanager
     def _named(self) -> Iterator[None]:
         """Let a disk that is full be known from the storages'."""
@@ -60,6 +67,7 @@ class Terminal:
             yield
         except OSError as error:
             error.filename = "standard output"
+            self.drop()
             raise
 
     def _encodable(self, text: str) -> str:

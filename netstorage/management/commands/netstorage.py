@@ -83,8 +83,8 @@ class Command(BaseCommand):
             status: int = options["run"](options, terminal)
             terminal.flush()
         except BrokenPipeError:
-            # Who reads has seen enough, as `head` has; what is left must not follow at the exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.out.fileno())
+            # Who reads has seen enough, as `head` has.
+            terminal.drop()
             return PIPE_CLOSED
         except (NetStorageError, OSError, ImproperlyConfigured, SuspiciousFileOperation) as error:
             raise CommandError(told(error)) from error
