@@ -51,7 +51,7 @@ STRICT = {"embedded-sftp", "sshd", "docker-sshd", "proftpd"}
 GAPS = {"rclone-webdav", "rclone-sftp", "embedded-webdav", "sabre", *APACHES}
 """Servers that remove the old file before they rename the new one, whatever they are told."""
 
-LOOSE = {"rclone-webdav", "rclone-sftp", *APACHES}
+LOOSE = {"rclone-webdav", "rclone-sftp", "embedded-webdav", *APACHES}
 """Servers that look before they open, and so may send a new file to the length of the old one."""
 
 OLD = timedelta(days=3)
