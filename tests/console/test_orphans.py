@@ -664,11 +664,14 @@ def test_memory_stays_constant(look, disk):
     disk(10_000)
     names = map(name_of, range(9_950))
     Photo.objects.bulk_create([Photo(image=name) for name in names], batch_size=1000)
-    tracemalloc.start()
-    try:
-        lines = look("disk")[1]
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert len(lines) == 51
-    assert peak < 2 * 2**20
+    peaks = []
+    # Other threads of the suite allocate, too, but hardly twice at this time.
+    for _ in range(2):
+        tracemalloc.start()
+        try:
+            lines = look("disk")[1]
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert len(lines) == 51
+    assert min(peaks) < 2 * 2**20
