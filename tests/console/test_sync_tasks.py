@@ -372,6 +372,13 @@ def test_a_worker_that_sees_another_disk(site, nas, files, tmp_path):
     assert found(nas) == {"0/extra": b"x"}
 
 
+def all_arrive(run, nas, files, queue):
+    with override_settings(TASKS={"default": {"BACKEND": f"{__name__}.{queue.__name__}"}}):
+        out = run("sync", "disk:", "nas:media", "--tasks")
+    assert out == f"{COUNT} files (483 KiB) copied, 0 the same\n"
+    assert found(nas) == files
+
+
 class TestInOneProcess:
     """With backends that need no worker, or have none."""
 
@@ -430,10 +437,7 @@ class TestInOneProcess:
 
     def test_no_result_can_be_had(self, run, nas, files):
         """Celery may have been told to keep none; the journal tells enough."""
-        with override_settings(TASKS={"default": {"BACKEND": f"{__name__}.Mute"}}):
-            out = run("sync", "disk:", "nas:media", "--tasks")
-        assert out == f"{COUNT} files (483 KiB) copied, 0 the same\n"
-        assert found(nas) == files
+        all_arrive(run, nas, files, Mute)
 
     def test_a_queue_that_loses_tasks(self, run, nas, files, monkeypatch):
         """What a killed worker had fetched ahead is lost with it, or comes an hour later."""
@@ -441,18 +445,12 @@ class TestInOneProcess:
         monkeypatch.setattr(fanout, "DEAD", 0.2)
         monkeypatch.setattr(fanout, "PATIENCE", 5)
         monkeypatch.setattr(fanout, "POLL", 0.05)
-        with override_settings(TASKS={"default": {"BACKEND": f"{__name__}.Forgetful"}}):
-            out = run("sync", "disk:", "nas:media", "--tasks")
-        assert out == f"{COUNT} files (483 KiB) copied, 0 the same\n"
-        assert found(nas) == files
+        all_arrive(run, nas, files, Forgetful)
 
     def test_a_queue_with_little_time(self, run, nas, files, monkeypatch):
         """RQ ends tasks after three minutes; as long as each copies a few files, all get there."""
         monkeypatch.setattr(fanout, "POLL", 0.05)
-        with override_settings(TASKS={"default": {"BACKEND": f"{__name__}.Hasty"}}):
-            out = run("sync", "disk:", "nas:media", "--tasks")
-        assert out == f"{COUNT} files (483 KiB) copied, 0 the same\n"
-        assert found(nas) == files
+        all_arrive(run, nas, files, Hasty)
 
     def test_a_queue_that_takes_nothing(self, run, nas, files):
         """Its tables are not migrated, say: a line tells what to do, and the next sync does it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.servers.base import Server
 
-PATIENCE = 60.0
+PATIENCE = 15.0
 """Seconds that a test waits for what must come, before it fails."""
 
 
