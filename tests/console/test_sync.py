@@ -711,3 +711,18 @@ def test_jobs(run, server, nas, disk, monkeypatch):
     for wrong in ("0", "-1", "x", "1001"):
         with pytest.raises(CommandError, match="is no number from 1 to 1000"):
             run("sync", "disk:many", "memory:", "--jobs", wrong)
+
+
+def test_what_new_small_files_cost(run, server, nas, told):
+    """Once the server is known; the comparison has seen that their names are free."""
+    storages["disk"].save("s/first", ContentFile(b"1"))
+    run("sync", "disk:s", "nas:t")
+    told.spans()
+    for number in range(5):
+        storages["disk"].save(f"s/{number}", ContentFile(bytes(777)))
+    run("sync", "disk:s", "nas:t", "--jobs", "1")  # on the session that is there
+    spans = told.spans()
+    copies = [x.attributes for x in spans if x.attributes["netstorage.bytes_sent"] == 777]
+    trips = {"sftp": 3, "webdav": 2}[server.protocol]
+    assert [each["netstorage.round_trips"] for each in copies] == [trips] * 5
+    assert sum(x.name == "netstorage exists" for x in spans) < 5
